@@ -1,0 +1,22 @@
+"""Progress as events: the library tells, the terminal (or Slicer, or a log) draws."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of `stage` are ready; `detail` holds figures such as the loss."""
+
+    stage: str
+    done: int
+    total: int
+    detail: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+Listener = Callable[[Progress], None]
+
+
+def silent(_event: Progress) -> None:
+    """Take no notice."""

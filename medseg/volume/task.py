@@ -1,0 +1,45 @@
+"""The facts of a segmentation task that every part is handed and none may contradict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medseg.volume.target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Image channels in their order, what to segment, and the grid and patch of the network."""
+
+    channels: tuple[str, ...]
+    target: Target
+    spacing_mm: tuple[float, float, float]
+    patch_size: tuple[int, int, int]
+
+    @property
+    def in_channels(self) -> int:
+        """How many channels the network takes."""
+        return len(self.channels)
+
+    @property
+    def out_channels(self) -> int:
+        """How many channels the network puts out."""
+        return self.target.output_channels
+
+    def to_json(self) -> dict[str, Any]:
+        """The task as plain JSON values."""
+        return {
+            "channels": list(self.channels),
+            "target": self.target.to_json(),
+            "spacing_mm": list(self.spacing_mm),
+            "patch_size": list(self.patch_size),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Task":
+        """The task that `to_json` wrote."""
+        i_mm, j_mm, k_mm = data["spacing_mm"]
+        i, j, k = data["patch_size"]
+        return cls(
+            tuple(data["channels"]), Target.from_json(data["target"]), (i_mm, j_mm, k_mm), (i, j, k)
+        )
