@@ -1,0 +1,23 @@
+"""One torch thread for every test: two spin on a busy machine and wait for each other."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread() -> Iterator[None]:
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real volumes beside the checkout; tests that need them say so when they skip."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real volumes (../shared/data) are not beside this checkout")
+    return folder
