@@ -1,0 +1,1 @@
+"""Files to volumes and back: strict readers, one atomic writer."""
