@@ -59,6 +59,20 @@ class Target:
         """The names scores are given for: regions, or labels without background."""
         return tuple(r.name for r in self.regions) if self.regions else self.labels.names
 
+    def mirrored_channels(self) -> tuple[int, ...]:
+        """For each output channel the one that takes its place when left and right are swapped."""
+        other = dict(self.labels.mirror_pairs())
+        other.update({right: left for left, right in other.items()})
+        if not self.regions:
+            values = (0, *self.labels.values)
+            return tuple(values.index(other.get(value, value)) for value in values)
+        members = [frozenset(region.members) for region in self.regions]
+        swapped = [frozenset(other.get(value, value) for value in group) for group in members]
+        return tuple(
+            members.index(group) if group in members else place
+            for place, group in enumerate(swapped)
+        )
+
     def encode(self, labels: np.ndarray) -> np.ndarray:
         """What a loss wants of a label map (i, j, k).
 
