@@ -1,0 +1,256 @@
+"""Data set cards: what a data set holds, where its files lie, and how to get it.
+
+A card is a YAML file. Those of `datasets/` come with medseg and go by their names; a card of one's
+own goes by its path. `datasets/README.md` explains every key.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from medseg.data.located import Located, read_located
+from medseg.fault import InputFault, all_at_once
+from medseg.shipped import shipped_files
+from medseg.volume import LabelTable, Region, Target
+
+Layout = Literal["folder", "msd", "nnunet"]
+DEMO_HINT = (
+    "To try the recipe with nothing downloaded, add --demo: it trains on a synthetic set with the "
+    "same channels and labels."
+)
+
+
+def _read_regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as fault:
+        raise ValueError(f"{pattern!r} is no regular expression: {fault}") from fault
+    return pattern
+
+
+def _read_table(labels: Any, info: ValidationInfo) -> LabelTable | None:
+    """The table of a CSV beside the card, or of `value: name` lines."""
+    if labels is None or isinstance(labels, LabelTable):
+        return labels
+    if isinstance(labels, str):
+        path = Path((info.context or {})["folder"]) / labels
+        if not path.is_file():
+            raise ValueError(f"the label table {path} is not there")
+        return LabelTable.from_csv(path.read_text(encoding="utf-8"), place=str(path))
+    if not isinstance(labels, dict) or not all(isinstance(n, str) for n in labels.values()):
+        raise ValueError("labels are a CSV file or `value: name` lines")
+    if strangers := [value for value in labels if not value.isdigit()]:
+        raise ValueError(f"label values are whole numbers, not {', '.join(strangers)}")
+    return LabelTable.from_names({int(value): name for value, name in labels.items()})
+
+
+Patterns = str | tuple[str, ...]
+Regex = Annotated[str, BeforeValidator(_read_regex)]
+Table = Annotated[LabelTable | None, BeforeValidator(_read_table)]
+Triple = tuple[float, float, float]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True
+    )
+
+
+class Files(_Section):
+    """Where a case's files lie under the root, as patterns with the placeholder `{case}`.
+
+    `images` holds a pattern for each channel, or one pattern for a 4D file with all channels.
+    Several patterns are alternatives. `case` is what a case's name may look like.
+    """
+
+    images: dict[str, Patterns] | Patterns
+    label: Patterns
+    case: Regex = "[^/]+"
+
+    @model_validator(mode="after")
+    def _refuse_nameless(self) -> Self:
+        images = self.images if isinstance(self.images, dict) else {"images": self.images}
+        for name, patterns in {**images, "label": self.label}.items():
+            for pattern in alternatives(patterns):
+                if "{case}" not in pattern:
+                    raise ValueError(f"{name}: {pattern!r} has no {{case}}")
+        return self
+
+
+class FixedSplit(_Section):
+    """Cases that the community trains on, and those it validates on."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+class Lesion(_Section):
+    """The label values of a synthetic lesion's parts."""
+
+    edema: int
+    core: int
+    enhancing: int
+
+
+class Phantom(_Section):
+    """What a synthetic set in this card's place looks like; `case` numbers its cases by `{n}`."""
+
+    kind: Literal["brain", "organs"] = "organs"
+    case: str = "case_{n:03d}"
+    shape: tuple[int, int, int] = (64, 64, 48)
+    spacing_mm: Triple = (1.0, 1.0, 1.0)
+    lesion: Lesion | None = None
+    channels: tuple[str, ...] = ("image",)
+    labels: dict[int, str] = Field(default={1: "left organ", 2: "right organ"})
+
+
+class Card(_Section):
+    """A data set: names, layout, channels, labels and where it comes from.
+
+    `channels` and `labels` may be None with the layouts whose dataset.json tells them; stated
+    nevertheless, they are checked against it. `patient` is a regular expression over case names
+    whose first group is the patient; without it each case is a patient of its own.
+    """
+
+    name: str
+    title: str
+    layout: Layout
+    modality: str = "MR"
+    channels: tuple[str, ...] | None = None
+    labels: Table = None
+    regions: tuple[Region, ...] = ()
+    files: Files | None = None
+    patient: Regex | None = None
+    split: FixedSplit | None = None
+    licence: str
+    citation: str = ""
+    how_to_get: str
+    notes: str = ""
+    phantom: Phantom = Phantom()
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        if self.layout == "folder":
+            _refuse_folder_gaps(self)
+        elif self.files is not None:
+            raise ValueError(f"files: layout {self.layout} knows its own; leave files out")
+        if self.patient is not None and re.compile(self.patient).groups < 1:
+            raise ValueError(f"patient: {self.patient!r} has no group (...) that is the patient")
+        if self.labels is not None:
+            Target(self.labels, self.regions)
+        elif self.regions:
+            raise ValueError("regions: they need labels")
+        return self
+
+    def target(self, *, regions: bool) -> Target:
+        """What a network is asked for; the labels must be stated on the card."""
+        assert self.labels is not None, "open the listing: its dataset.json tells the labels"
+        return choose_target(self.labels, self.regions if regions else None, place=self.name)
+
+
+def choose_target(labels: LabelTable, regions: tuple[Region, ...] | None, *, place: str) -> Target:
+    """The regions as a target, or the labels where `regions` is None."""
+    if regions is not None and not regions:
+        raise InputFault(
+            f"{place}: it names no regions; train on its labels (loss dice_ce), or add regions "
+            "to the card.",
+            code="E_CARD",
+        )
+    return Target(labels, regions or ())
+
+
+def alternatives(patterns: Patterns) -> tuple[str, ...]:
+    """One or several patterns as a tuple."""
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def shipped_cards() -> list[Card]:
+    """The cards that come with medseg, sorted by name."""
+    return [read_card(path) for path in shipped_files("datasets")]
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """The shipped card of that name, or the card in that file.
+
+    Raises:
+        InputFault: there is no such card (the nearest name is told), or it cannot be used.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputFault(f"{path}: this data set card is not there.", code="E_CARD")
+        return read_card(path)
+    shipped = {path.stem: path for path in shipped_files("datasets")}
+    if str(name_or_path) not in shipped:
+        raise InputFault(
+            f"data set card {name_or_path}: not among {', '.join(shipped)}"
+            f"{_nearest(str(name_or_path), list(shipped))}; a card of your own is given by its "
+            "path (my_data.yaml).",
+            code="E_CARD",
+        )
+    return read_card(shipped[str(name_or_path)])
+
+
+def read_card(path: Path) -> Card:
+    """The card in a file; all that is wrong with it is told at once, with lines."""
+    located = read_located(path.read_text(encoding="utf-8"), place=str(path))
+    located_text = json.dumps(located.value, default=str)
+    try:
+        return Card.model_validate_json(located_text, context={"folder": str(path.parent)})
+    except ValidationError as faults:
+        raise all_at_once(
+            [_sentence(fault, located, path) for fault in faults.errors()],
+            summary=f"{path}: the data set card cannot be used:",
+            code="E_CARD",
+        ) from faults
+
+
+def _refuse_folder_gaps(card: Card) -> None:
+    gaps = [key for key in ("files", "channels", "labels") if getattr(card, key) is None]
+    if gaps:
+        raise ValueError(f"layout folder needs {', '.join(gaps)}")
+    images = card.files.images if card.files else ()
+    if isinstance(images, dict) and set(images) != set(card.channels or ()):
+        raise ValueError(
+            f"files.images has {', '.join(images)}, channels has {', '.join(card.channels or ())}; "
+            "they must be the same names"
+        )
+
+
+SECTIONS = {"files": Files, "split": FixedSplit, "phantom": Phantom, "lesion": Lesion}
+
+
+def _sentence(fault: Any, located: Located, path: Path) -> str:
+    """A fault of pydantic's as file, line, key and rule."""
+    keys = [part for part in fault["loc"] if str(part) in located_keys(located)]
+    where = f"{path}:{located.line(fault['loc'])}: {'.'.join(map(str, keys))}".rstrip(": ")
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        section = SECTIONS.get(str(fault["loc"][-2])) if len(fault["loc"]) > 1 else Card
+        known = list(section.model_fields) if section else ["name", "members", "value"]
+        hint = _nearest(str(fault["loc"][-1]), known)
+        return f"{where}: no key of a card{hint}."
+    if fault["type"].startswith("missing"):
+        return f"{where}: {fault['loc'][-1]} is missing."
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}."
+
+
+def located_keys(located: Located) -> set[str]:
+    """Every key of the file."""
+    return {part for path in located.lines for part in path}
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
