@@ -1,0 +1,1 @@
+"""What training minimizes: Dice with cross entropy, over labels or over regions."""

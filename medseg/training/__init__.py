@@ -1,0 +1,1 @@
+"""Training: the step, the schedule, the checkpoints, and a resume that continues."""

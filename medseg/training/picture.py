@@ -1,0 +1,59 @@
+"""A validation picture: three planes through the truth's center, truth and prediction outlined."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Integer
+from matplotlib.figure import Figure
+
+from medseg.io.atomic import atomic_path
+from medseg.volume import Target
+
+mpl.use("Agg")
+
+
+def write_picture(
+    path: Path,
+    *,
+    image: Float[np.ndarray, "c i j k"],
+    truth: Integer[np.ndarray, "i j k"],
+    prediction: Integer[np.ndarray, "i j k"],
+    target: Target,
+    title: str,
+) -> None:
+    """Write a PNG; labels are values of the table, truth on the left, prediction on the right."""
+    center = _center(truth)
+    figure = Figure(figsize=(9, 6.2), dpi=100, facecolor="black", layout="constrained")
+    figure.suptitle(title, color="white", fontsize=10)
+    axes = figure.subplots(2, 3)
+    low, high = np.percentile(image[0], (1, 99))
+    for row, labels in enumerate((truth, prediction)):
+        for axis in range(3):
+            plane = axes[row][axis]
+            plane.imshow(
+                np.take(image[0], center[axis], axis=axis).T,
+                cmap="gray",
+                vmin=low,
+                vmax=max(high, low + 1e-6),
+                origin="lower",
+            )
+            _outline(plane, np.take(labels, center[axis], axis=axis).T, target)
+            plane.set_axis_off()
+        axes[row][0].set_title(("truth", "prediction")[row], color="white", fontsize=9, loc="left")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="black")
+
+
+def _outline(plane, labels: np.ndarray, target: Target) -> None:  # noqa: ANN001
+    for label in target.labels.labels:
+        mask = labels == label.value
+        if mask.any() and not mask.all():
+            color = [part / 255 for part in label.color]
+            plane.contour(mask, levels=[0.5], colors=[color], linewidths=1.2)
+
+
+def _center(labels: np.ndarray) -> tuple[int, int, int]:
+    inside = np.argwhere(labels > 0)
+    i, j, k = inside.mean(axis=0) if len(inside) else np.asarray(labels.shape) / 2
+    return int(i), int(j), int(k)
