@@ -1,6 +1,9 @@
 """Cases prepared once: read, checked, preprocessed, and kept as arrays that map into memory.
 
 A case is redone when its files, the preprocessing, the labels or the arrays themselves changed.
+
+Images are float32. As float16 they would take half the disk, but a patch (4, 128, 128, 128) out of
+a mapped file costs 16 ms instead of 9 (one core), because each voxel is converted on the way.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -4,7 +4,6 @@ A card is a YAML file. Those of `datasets/` come with medseg and go by their nam
 own goes by its path. `datasets/README.md` explains every key.
 """
 
-import difflib
 import json
 import re
 from pathlib import Path
@@ -20,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from medseg.data.located import Located, read_located
+from medseg.data.card_faults import nearest, sentences
+from medseg.data.located import read_located
 from medseg.fault import InputFault, all_at_once
 from medseg.shipped import shipped_files
 from medseg.volume import LabelTable, Region, Target
@@ -160,6 +160,16 @@ class Card(_Section):
         return choose_target(self.labels, self.regions if regions else None, place=self.name)
 
 
+KEYS = {
+    "": list(Card.model_fields),
+    "files": list(Files.model_fields),
+    "split": list(FixedSplit.model_fields),
+    "phantom": list(Phantom.model_fields),
+    "lesion": list(Lesion.model_fields),
+    "regions": ["name", "members", "value"],
+}
+
+
 def choose_target(labels: LabelTable, regions: tuple[Region, ...] | None, *, place: str) -> Target:
     """The regions as a target, or the labels where `regions` is None."""
     if regions is not None and not regions:
@@ -196,7 +206,7 @@ def load_card(name_or_path: str | Path) -> Card:
     if str(name_or_path) not in shipped:
         raise InputFault(
             f"data set card {name_or_path}: not among {', '.join(shipped)}"
-            f"{_nearest(str(name_or_path), list(shipped))}; a card of your own is given by its "
+            f"{nearest(str(name_or_path), list(shipped))}; a card of your own is given by its "
             "path (my_data.yaml).",
             code="E_CARD",
         )
@@ -211,7 +221,7 @@ def read_card(path: Path) -> Card:
         return Card.model_validate_json(located_text, context={"folder": str(path.parent)})
     except ValidationError as faults:
         raise all_at_once(
-            [_sentence(fault, located, path) for fault in faults.errors()],
+            sentences(faults.errors(), located, KEYS, place=str(path)),
             summary=f"{path}: the data set card cannot be used:",
             code="E_CARD",
         ) from faults
@@ -227,30 +237,3 @@ def _refuse_folder_gaps(card: Card) -> None:
             f"files.images has {', '.join(images)}, channels has {', '.join(card.channels or ())}; "
             "they must be the same names"
         )
-
-
-SECTIONS = {"files": Files, "split": FixedSplit, "phantom": Phantom, "lesion": Lesion}
-
-
-def _sentence(fault: Any, located: Located, path: Path) -> str:
-    """A fault of pydantic's as file, line, key and rule."""
-    keys = [part for part in fault["loc"] if str(part) in located_keys(located)]
-    where = f"{path}:{located.line(fault['loc'])}: {'.'.join(map(str, keys))}".rstrip(": ")
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        section = SECTIONS.get(str(fault["loc"][-2])) if len(fault["loc"]) > 1 else Card
-        known = list(section.model_fields) if section else ["name", "members", "value"]
-        hint = _nearest(str(fault["loc"][-1]), known)
-        return f"{where}: no key of a card{hint}."
-    if fault["type"].startswith("missing"):
-        return f"{where}: {fault['loc'][-1]} is missing."
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}."
-
-
-def located_keys(located: Located) -> set[str]:
-    """Every key of the file."""
-    return {part for path in located.lines for part in path}
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medseg.data.card import DEMO_HINT, Card, alternatives, choose_target
 from medseg.data.layouts import decathlon, nnunet, patterns
+from medseg.data.layouts.dataset_json import NAME
 from medseg.data.layouts.found import Found, FoundCase
 from medseg.fault import InputFault, all_at_once
 from medseg.volume import LabelTable, Region, Target
@@ -38,7 +39,7 @@ class Listing:
 
     def case(self, case: str) -> Case:
         """The case of that id."""
-        return next(one for one in self.cases if one.id == case)
+        return {one.id: one for one in self.cases}[case]
 
 
 def open_listing(card: Card, root: str | Path, *, labeled: bool = True) -> Listing:
@@ -53,12 +54,12 @@ def open_listing(card: Card, root: str | Path, *, labeled: bool = True) -> Listi
     if not root.is_dir():
         raise InputFault(f"{root}: this folder is not there. {_how_to_get(card)}", code="E_NODATA")
     found = _find(card, root, labeled=labeled)
+    if not found.cases and not found.faults:
+        raise InputFault(f"{root}: no case is there. {_how_to_get(card)}", code="E_NODATA")
     if found.faults:
         raise all_at_once(
             found.faults, summary=f"{root}: the data set is not complete:", code="E_CASES"
         )
-    if not found.cases:
-        raise InputFault(f"{root}: no case is there. {_how_to_get(card)}", code="E_NODATA")
     cases = tuple(_case(card, case) for case in found.cases)
     return Listing(card, root, found.channels, found.labels, found.regions, cases)
 
@@ -69,8 +70,7 @@ def place_case(card: Card, root: str | Path, case: str, *, channels: int) -> Fou
         return decathlon.place(Path(root), case)
     if card.layout == "nnunet":
         return nnunet.place(Path(root), case, channels)
-    assert card.files is not None, "the card's own check asks for files"
-    return patterns.place(card.files, Path(root), case)
+    return patterns.place(card, Path(root), case)
 
 
 def patient_of(card: Card, case: str) -> str:
@@ -88,11 +88,19 @@ def patient_of(card: Card, case: str) -> str:
 
 
 def _find(card: Card, root: Path, *, labeled: bool) -> Found:
-    if card.layout == "msd":
-        return decathlon.find(card, root, labeled=labeled)
-    if card.layout == "nnunet":
-        return nnunet.find(card, root, labeled=labeled)
-    return patterns.find(card, root, labeled=labeled)
+    if card.layout == "folder":
+        return patterns.find(card, root, labeled=labeled)
+    if not (root / NAME).is_file():
+        raise InputFault(
+            f"{root}: there is no {NAME}{_nearby(root)}. {_how_to_get(card)}", code="E_NODATA"
+        )
+    find = decathlon.find if card.layout == "msd" else nnunet.find
+    return find(card, root, labeled=labeled)
+
+
+def _nearby(root: Path) -> str:
+    inner = sorted(path.parent for path in root.glob(f"*/{NAME}"))
+    return f" (did you mean {inner[0]}?)" if len(inner) == 1 else ""
 
 
 def _case(card: Card, found: FoundCase) -> Case:

@@ -1,5 +1,6 @@
 """A YAML file whose every value knows its line, so that what is wrong with it can be pointed at."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,28 @@ import yaml
 from medseg.fault import InputFault
 
 Place = tuple[str, ...]
+
+DEEPEST = 32
+MOST_ALIASES = 100
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2's core types: `1e-4` is a number, and `no`, `on` and dates are text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$",
+        list("-+0123456789."),
+    ),
+):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
 @dataclass(frozen=True)
@@ -30,11 +53,13 @@ def read_located(text: str, *, place: str) -> Located:
     """The mapping in `text`; `place` (a file name) stands in front of what is wrong with it.
 
     Raises:
-        InputFault: `text` is no YAML, no mapping, or a key stands twice.
+        InputFault: `text` is no YAML, no mapping, a key stands twice, or it nests deeper than 32
+            levels or repeats more than 100 anchors.
     """
-    loader = yaml.SafeLoader(text)
+    loader = Loader(text)
     try:
         node = loader.get_single_node()
+        _refuse_bombs(text, node, place)
         lines: dict[Place, int] = {}
         _walk(node, (), lines, place)
         value = loader.construct_document(node) if node else None
@@ -65,3 +90,26 @@ def _walk(node: yaml.Node | None, path: Place, lines: dict[Place, int], place: s
         for number, item in enumerate(node.value):
             lines[(*path, str(number))] = item.start_mark.line + 1
             _walk(item, (*path, str(number)), lines, place)
+
+
+def _refuse_bombs(text: str, node: yaml.Node | None, place: str) -> None:
+    aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader))
+    if aliases > MOST_ALIASES:
+        raise InputFault(
+            f"{place}: {aliases} aliases; at most {MOST_ALIASES} are read. Write values out.",
+            code="E_YAML",
+        )
+    level, depth = [node] if node else [], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise InputFault(
+                f"{place}: nested deeper than {DEEPEST} levels; write it flatter.", code="E_YAML"
+            )
+        level = [child for parent in level for child in _children(parent)]
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ class Split:
     def refuse(self, cases: Sequence[Case]) -> None:
         """Raise an InputFault unless the split fits the cases.
 
-        Refused are an empty side (E_FOLD), cases that are not there (E_SPLIT), and a case or a
-        patient on both sides (E_LEAK).
+        Refused are an empty side (E_FOLD), cases that are not there or stand twice on a side
+        (E_SPLIT), and a case or a patient on both sides (E_LEAK).
         """
         _refuse_empty(self)
+        _refuse_doubles(self)
         _refuse_strangers(self, cases)
         _refuse_leak(self, cases)
 
@@ -113,6 +115,16 @@ def _refuse_empty(split: Split) -> None:
             raise InputFault(
                 f"the split has no {side} cases; give it more cases or fewer folds.",
                 code="E_FOLD",
+            )
+
+
+def _refuse_doubles(split: Split) -> None:
+    for side in (split.train, split.validation):
+        doubles = sorted(case for case, count in Counter(side).items() if count > 1)
+        if doubles:
+            raise InputFault(
+                f"the split names cases twice: {_shown(doubles)}; keep one of each.",
+                code="E_SPLIT",
             )
 
 

@@ -16,13 +16,9 @@ def read_dataset_json(root: Path) -> Mapping[str, Any]:
     """The facts in `root`/dataset.json.
 
     Raises:
-        InputFault: it is not there (a folder below that has one is named), or it is no JSON.
+        InputFault: it is no JSON.
     """
     path = root / NAME
-    if not path.is_file():
-        inner = sorted(folder.parent for folder in root.glob(f"*/{NAME}"))
-        hint = f"; did you mean {inner[0]}?" if inner else "; the root is the folder that holds it."
-        raise InputFault(f"{root}: there is no {NAME}{hint}", code="E_NODATA")
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as fault:

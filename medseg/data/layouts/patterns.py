@@ -25,7 +25,7 @@ def find(card: Card, root: Path, *, labeled: bool) -> Found:
     assert card.files is not None, "the card's own check asks for files"
     assert card.channels is not None, "the card's own check asks for channels"
     assert card.labels is not None, "the card's own check asks for labels"
-    roles = _roles(card.files, labeled=labeled)
+    roles = _roles(card.files, card.channels, labeled=labeled)
     matches = _match(roles, card.files.case, _paths_under(root))
     ids = sorted({case for by_case in matches.values() for case in by_case})
     faults = [fault for case in ids for fault in _case_faults(case, roles, matches)]
@@ -33,14 +33,14 @@ def find(card: Card, root: Path, *, labeled: bool) -> Found:
     return Found(card.channels, card.labels, card.regions, cases, tuple(faults))
 
 
-def place(files: Files, root: Path, case: str) -> FoundCase:
+def place(card: Card, root: Path, case: str) -> FoundCase:
     """Where the files of a new case belong: the first of each role's patterns."""
-    images = tuple(
-        _placed(patterns[0], root, case)
-        for role, patterns in _roles(files, labeled=False).items()
-        if role != LABEL
-    )
-    return FoundCase(case, images, _placed(alternatives(files.label)[0], root, case))
+    assert card.files is not None, "the card's own check asks for files"
+    assert card.channels is not None, "the card's own check asks for channels"
+    roles = _roles(card.files, card.channels, labeled=True)
+    paths = {role: _placed(patterns[0], root, case) for role, patterns in roles.items()}
+    label = paths.pop(LABEL)
+    return FoundCase(case, tuple(paths.values()), label)
 
 
 def pattern_regex(pattern: str, case: str) -> re.Pattern[str]:
@@ -61,10 +61,12 @@ def pattern_regex(pattern: str, case: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-def _roles(files: Files, *, labeled: bool) -> dict[str, tuple[str, ...]]:
-    """The patterns of each channel (or of the one 4D image), then of the label."""
-    images = files.images if isinstance(files.images, dict) else {"image": files.images}
-    roles = {name: alternatives(patterns) for name, patterns in images.items()}
+def _roles(files: Files, channels: tuple[str, ...], *, labeled: bool) -> dict[str, tuple[str, ...]]:
+    """The patterns of each channel in their order (or of the one 4D image), then of the label."""
+    if isinstance(files.images, dict):
+        roles = {f"channel {name}": alternatives(files.images[name]) for name in channels}
+    else:
+        roles = {"image": alternatives(files.images)}
     return {**roles, LABEL: alternatives(files.label)} if labeled else roles
 
 
