@@ -13,6 +13,7 @@ Place = tuple[str, ...]
 
 DEEPEST = 32
 MOST_ALIASES = 100
+MOST_NODES = 20_000
 
 
 class Loader(yaml.SafeLoader):
@@ -99,12 +100,14 @@ def _refuse_bombs(text: str, node: yaml.Node | None, place: str) -> None:
             f"{place}: {aliases} aliases; at most {MOST_ALIASES} are read. Write values out.",
             code="E_YAML",
         )
-    level, depth = [node] if node else [], 0
+    level, depth, nodes = [node] if node else [], 0, 0
     while level:
-        depth += 1
-        if depth > DEEPEST:
+        depth, nodes = depth + 1, nodes + len(level)
+        if depth > DEEPEST or nodes > MOST_NODES:
             raise InputFault(
-                f"{place}: nested deeper than {DEEPEST} levels; write it flatter.", code="E_YAML"
+                f"{place}: nested deeper than {DEEPEST} levels, or more than {MOST_NODES} values "
+                "once its aliases are written out; write it flatter.",
+                code="E_YAML",
             )
         level = [child for parent in level for child in _children(parent)]
 
