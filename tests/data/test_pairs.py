@@ -9,6 +9,7 @@ from medseg.data.card import load_card
 from medseg.data.cases import Listing, open_listing
 from medseg.data.pairs import check_pairs
 from medseg.fault import InputFault
+from medseg.io.nifti import read_volume
 from medseg.progress import Progress
 
 Write = Callable[..., Path]
@@ -88,6 +89,6 @@ def test_faults_that_are_many_are_cut_short(root: Path, write_labels: Write) -> 
 
 
 def write_bad_number(path: Path) -> None:
-    data = np.array(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32)
+    data = read_volume([path], ["MRI"]).array[0].copy()
     data[1, 1, 1] = np.nan
     nib.save(nib.Nifti1Image(data, np.eye(4)), path)
