@@ -1,0 +1,261 @@
+"""Plain torch, but fast: groups that share a mask are attended together, a cache-full at a time.
+
+Nothing of size groups x heads x n x n is ever held: the forward calls torch's fused attention
+with one bias a kind of group, and the backward computes the weights again.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_kernels.window_attention.groups import Kind, kinds
+from medseg_kernels.window_attention.reference import position_bias
+from medseg_kernels.window_attention.request import Request
+
+# Bytes worked on at a time: half of a core's second-level cache, or plenty for a device.
+_CPU_BYTES, _DEVICE_BYTES = 1 << 20, 1 << 28
+
+
+def refuses(qkv: Tensor, *, dropout: float) -> str | None:
+    """Why this backend cannot serve the call, or None."""
+    if dropout > 0:
+        return "dropout acts on attention weights, which it never holds"
+    if qkv.numel() == 0:
+        return "there are no tokens"
+    return None
+
+
+def forward(
+    qkv: Tensor, table: Tensor | None, padding: Tensor | None, *, request: Request
+) -> Tensor:
+    """The attended tokens (b, i, j, k, c)."""
+    r = request
+    padding = None if padding is None else padding.to(qkv.dtype)
+    return _attend(qkv, table, padding, r.heads, r.window, r.shift, r.dilation, r.prefix)
+
+
+@torch.library.custom_op("medseg::window_attention", mutates_args=())
+def _attend(
+    qkv: Tensor,
+    table: Tensor | None,
+    padding: Tensor | None,
+    heads: int,
+    window: Sequence[int],
+    shift: Sequence[int],
+    dilation: Sequence[int],
+    prefix: bool,
+) -> Tensor:
+    request = _request(heads, window, shift, dilation, prefix=prefix)
+    packed, channels = qkv.detach().flatten(1, 3), qkv.shape[-1] // 3
+    out, items = _buffer(packed, channels)
+    size = 3 * channels * math.prod(window)
+    for part in _parts(qkv, table, padding, request, elements=size):
+        groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
+        query, key, value = groups.permute(2, 0, 3, 1, 4)
+        bias = None if part.bias is None else part.bias.to(qkv.dtype)
+        tokens = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        items[part.item].index_copy_(0, part.write, tokens.transpose(1, 2).reshape(-1, channels))
+    return out.reshape(*qkv.shape[:-1], channels)
+
+
+@_attend.register_fake
+def _attend_fake(
+    qkv: Tensor,
+    table: Tensor | None,  # noqa: ARG001
+    padding: Tensor | None,  # noqa: ARG001
+    *_request: object,
+) -> Tensor:
+    return qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+
+
+@torch.library.custom_op("medseg::window_attention_backward", mutates_args=())
+def _attend_backward(
+    grad: Tensor,
+    out: Tensor,
+    qkv: Tensor,
+    table: Tensor | None,
+    padding: Tensor | None,
+    heads: int,
+    window: Sequence[int],
+    shift: Sequence[int],
+    dilation: Sequence[int],
+    prefix: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of qkv, table and padding; empty where there is no such tensor."""
+    request, n = _request(heads, window, shift, dilation, prefix=prefix), math.prod(window)
+    packed, packed_grad, attended = (x.detach().flatten(1, 3) for x in (qkv, grad, out))
+    exact = torch.promote_types(qkv.dtype, torch.float32)
+    slope, items = _buffer(packed, packed.shape[-1])
+    grad_bias = qkv.new_zeros((heads, n, n), dtype=exact)
+    grad_padding = qkv.new_zeros(0 if padding is None else len(padding), dtype=exact)
+    for part in _parts(qkv, table, padding, request, elements=heads * n * n):
+        groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
+        upstream = part.gather(packed_grad, None).unflatten(-1, (heads, -1))
+        dot = (upstream * part.gather(attended, None).view_as(upstream)).sum(-1, keepdim=True)
+        downstream = _groups_backward(groups, upstream, dot, part.bias, grad_bias).flatten(2)
+        if padding is not None and part.hollow is not None:
+            grad_padding += downstream[part.hollow].sum(0, dtype=exact)
+        items[part.item].index_copy_(0, part.write, downstream.flatten(0, 1).to(qkv.dtype))
+    return slope.reshape(qkv.shape), _table_gradient(grad_bias, table, request), grad_padding
+
+
+@_attend_backward.register_fake
+def _attend_backward_fake(
+    grad: Tensor,  # noqa: ARG001
+    out: Tensor,  # noqa: ARG001
+    qkv: Tensor,
+    table: Tensor | None,
+    padding: Tensor | None,
+    *_request: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    exact = torch.promote_types(qkv.dtype, torch.float32)
+    return (
+        qkv.new_empty(qkv.shape),
+        qkv.new_empty(0 if table is None else table.shape, dtype=exact),
+        qkv.new_empty(0 if padding is None else padding.shape, dtype=exact),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    qkv, table, padding, *ctx.request = inputs
+    ctx.save_for_backward(output, qkv, table, padding)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    out, qkv, table, padding = ctx.saved_tensors
+    grads = _attend_backward(grad, out, qkv, table, padding, *ctx.request)
+    given = zip(grads, (qkv, table, padding), strict=True)
+    return (*(None if x is None else g.to(x.dtype) for g, x in given), *[None] * 5)
+
+
+_attend.register_autograd(_gradients, setup_context=_keep)
+
+
+def _groups_backward(
+    groups: Tensor,  # (g, n, 3, heads, e)
+    upstream: Tensor,  # (g, n, heads, e)
+    dot: Tensor,  # (g, n, heads, 1), upstream times output, summed over e
+    bias: Tensor | None,  # (heads, n, n)
+    grad_bias: Tensor,  # (heads, n, n), added to
+) -> Tensor:
+    """The gradient of `groups`, a few heads at a time.
+
+    With P = softmax(S), S = Q K^T / sqrt(e) + B, O = P V and G the gradient of O:
+    dV = P^T G, dS = P (G V^T - dot), dQ = dS K / sqrt(e), dK = dS^T Q / sqrt(e), dB = dS.
+    """
+    g, n, _, heads, e = groups.shape
+    groups, upstream, dot = (x.to(grad_bias.dtype) for x in (groups, upstream, dot))
+    downstream, scale = torch.empty_like(groups), e**-0.5
+    step = max(1, _budget(groups) // (g * n * n))
+    for first in range(0, heads, step):
+        some = slice(first, first + step)
+        query, key, value = groups[:, :, :, some].permute(2, 0, 3, 1, 4)
+        slope = upstream[:, :, some].transpose(1, 2)
+        scores = torch.matmul(query * scale, key.transpose(-1, -2))
+        weights = (scores if bias is None else scores.add_(bias[some])).softmax(-1)
+        d_query, d_key, d_value = downstream[:, :, :, some].permute(2, 0, 3, 1, 4)
+        d_value.copy_(weights.transpose(-1, -2) @ slope)
+        d_scores = torch.matmul(slope, value.transpose(-1, -2))
+        d_scores.sub_(dot[:, :, some].transpose(1, 2)).mul_(weights)
+        grad_bias[some] += d_scores.sum(0)
+        d_query.copy_(d_scores @ key).mul_(scale)
+        d_key.copy_(d_scores.transpose(-1, -2) @ query).mul_(scale)
+    return downstream
+
+
+def _table_gradient(grad_bias: Tensor, table: Tensor | None, request: Request) -> Tensor:
+    if table is None:
+        return grad_bias.new_empty(0)
+    entries = _entries(tuple(table.shape[:3]), request, grad_bias.device)
+    flat = grad_bias.new_zeros((math.prod(table.shape[:3]), request.heads))
+    return flat.index_add_(0, entries, grad_bias.flatten(1).t()).view(table.shape)
+
+
+@lru_cache(maxsize=64)
+def _entries(extents: tuple[int, ...], request: Request, device: torch.device) -> Tensor:
+    """The row of the flattened table that each pair of tokens reads."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        numbers = torch.arange(math.prod(extents), dtype=torch.float64).view(*extents, 1)
+        return position_bias(numbers, request).flatten().long().to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some groups of one kind in one item of the batch."""
+
+    item: int
+    read: Tensor  # (g, n)
+    write: Tensor  # (g n)
+    hollow: Tensor | None  # (g, n)
+    bias: Tensor | None  # (heads, n, n)
+
+    def gather(self, rows: Tensor, padding: Tensor | None) -> Tensor:
+        """The tokens (g, n, c) of the groups; padding's row, or zero, where there is none."""
+        tokens = rows[self.item].index_select(0, self.read.flatten()).unflatten(0, self.read.shape)
+        if self.hollow is not None:
+            tokens[self.hollow] = 0 if padding is None else padding
+        return tokens
+
+
+def _parts(
+    qkv: Tensor, table: Tensor | None, padding: Tensor | None, request: Request, *, elements: int
+) -> Iterator[_Part]:
+    """All groups, item by item, so many at a time as fit when one group takes `elements`."""
+    i, j, k = qkv.shape[1:4]
+    found = kinds((i, j, k), request, masked=padding is None, device=qkv.device)
+    biases = [_bias(table, kind, request, like=qkv) for kind in found]
+    step = max(1, _budget(qkv) // elements)
+    for item in range(len(qkv)):
+        for kind, bias in zip(found, biases, strict=True):
+            for first in range(0, len(kind.read), step):
+                part = slice(first, first + step)
+                hollow = None if kind.hollow is None else kind.hollow[part]
+                yield _Part(item, kind.read[part], kind.write[part].flatten(), hollow, bias)
+
+
+def _bias(table: Tensor | None, kind: Kind, request: Request, *, like: Tensor) -> Tensor | None:
+    """What is added to the scores of every group of this kind, (heads, n, n) or None."""
+    n, exact = math.prod(request.window), torch.promote_types(like.dtype, torch.float32)
+    bias = like.new_zeros((request.heads, n, n), dtype=exact)
+    if table is None and kind.apart is None:
+        return None
+    if table is not None:
+        entries = _entries(tuple(table.shape[:3]), request, table.device)
+        bias += table.detach().flatten(0, 2).index_select(0, entries).t().reshape(-1, n, n)
+    return bias if kind.apart is None else bias.masked_fill_(kind.apart, -torch.inf)
+
+
+def _buffer(rows: Tensor, channels: int) -> tuple[Tensor, list[Tensor]]:
+    """Space for the result (b t, c), and a view (t + 1, c) for each item of the batch.
+
+    Padding is written one past the end of an item: into the first token of the next one, which is
+    written in its turn, and in the end into a row that is not part of the result.
+    """
+    batch, tokens, _ = rows.shape
+    space = rows.new_empty((batch * tokens + 1, channels))
+    return space[:-1], [space[b * tokens : (b + 1) * tokens + 1] for b in range(batch)]
+
+
+def _budget(tensor: Tensor) -> int:
+    """How many elements are worked on at a time."""
+    size = _CPU_BYTES if tensor.device.type == "cpu" else _DEVICE_BYTES
+    return size // torch.promote_types(tensor.dtype, torch.float32).itemsize
+
+
+def _request(
+    heads: int,
+    window: Sequence[int],
+    shift: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    prefix: bool,
+) -> Request:
+    """The request as the operator's schema carries it."""
+    (p, q, r), (s, t, u), (v, w, x) = window, shift, dilation
+    return Request(heads, (p, q, r), (s, t, u), (v, w, x), prefix=prefix)

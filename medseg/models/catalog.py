@@ -1,0 +1,59 @@
+"""The networks a recipe can name, with their papers and what each is held to."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One network: `source` is whose code it is, `parity` what its tests compare it with."""
+
+    name: str
+    title: str
+    summary: str
+    paper: str
+    source: str
+    parity: str
+
+
+CATALOG: tuple[ModelEntry, ...] = (
+    ModelEntry(
+        name="swin_unetr",
+        title="Swin UNETR",
+        summary="shifted-window transformer encoder, convolutional decoder; V2 with `v2: true`",
+        paper="Hatamizadeh et al. 2022, arXiv 2201.01266",
+        source="own",
+        parity="outputs and gradients of monai.networks.nets.SwinUNETR with its weights",
+    ),
+    ModelEntry(
+        name="nnunet_plain",
+        title="nnU-Net, plain U-Net",
+        summary="the U-Net that nnU-Net plans from patch and spacing",
+        paper="Isensee et al. 2021, Nature Methods 18, arXiv 1809.10486",
+        source="dynamic-network-architectures",
+        parity="the topology nnunetv2 plans",
+    ),
+    ModelEntry(
+        name="nnunet_resenc",
+        title="nnU-Net, residual encoder",
+        summary="nnU-Net's residual-encoder U-Net, presets M and L",
+        paper="Isensee et al. 2024, MICCAI, arXiv 2404.09556",
+        source="dynamic-network-architectures",
+        parity="the topology nnunetv2 plans",
+    ),
+    ModelEntry(
+        name="mednext",
+        title="MedNeXt",
+        summary="ConvNeXt blocks in a U-Net, sizes S, B, M and L, kernels of 3 or 5",
+        paper="Roy et al. 2023, MICCAI, arXiv 2303.09975",
+        source="MONAI",
+        parity="the library's own network",
+    ),
+    ModelEntry(
+        name="segresnet",
+        title="SegResNet",
+        summary="residual encoder and a light decoder, without the autoencoder branch",
+        paper="Myronenko 2018, BrainLes, arXiv 1810.11654",
+        source="MONAI",
+        parity="the library's own network",
+    ),
+)

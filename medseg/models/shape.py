@@ -1,0 +1,62 @@
+"""Which sizes of input a network takes; patch choice and sliding window obey it."""
+
+import math
+from dataclasses import dataclass
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ShapePolicy:
+    """The rule for the three sides of an input, in voxels.
+
+    Each side is a multiple of `divisor` and at least `minimum`; all of them together hold at least
+    `voxels` (a network whose deepest map is normalized over space needs two voxels there). With
+    `fixed` only that one size is taken.
+    """
+
+    divisor: Triple = (1, 1, 1)
+    minimum: Triple = (1, 1, 1)
+    fixed: Triple | None = None
+    voxels: int = 1
+
+    def refuses(self, size: tuple[int, ...]) -> str | None:
+        """Why an input of this size cannot be used, and what can; None where it can."""
+        if len(size) != 3:
+            return f"{size} has {len(size)} sides, three are needed"
+        nearest = self.nearest((size[0], size[1], size[2]))
+        if nearest == tuple(size):
+            return None
+        return f"{_times(size)} voxels do not fit: {self._rule()}; the nearest is {_times(nearest)}"
+
+    def nearest(self, size: Triple) -> Triple:
+        """The smallest size that is allowed and not less than this one on any side.
+
+        Where the sides alone would do but hold too few voxels, the first of the longest sides
+        grows. With `fixed` it is that size.
+        """
+        if self.fixed is not None:
+            return self.fixed
+        sides = [
+            math.ceil(max(side, least) / step) * step
+            for side, least, step in zip(size, self.minimum, self.divisor, strict=True)
+        ]
+        longest = sides.index(max(sides))
+        while math.prod(sides) < self.voxels:
+            sides[longest] += self.divisor[longest]
+        return sides[0], sides[1], sides[2]
+
+    def _rule(self) -> str:
+        if self.fixed is not None:
+            return f"the only size is {_times(self.fixed)}"
+        rules = [
+            f"sides must be multiples of {_times(self.divisor)}",
+            f"at least {_times(self.minimum)}",
+        ]
+        if self.voxels > math.prod(self.minimum):
+            rules.append(f"with at least {self.voxels} voxels in all")
+        return ", ".join(rules)
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,47 @@
+"""The convolutional blocks of UNETR, shared by the networks that borrowed its decoder."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.nn.norm import instance_norm
+
+_SLOPE = 0.01
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions with instance norm and leaky ReLU, added to their input.
+
+    Where the number of channels changes, the input goes through a 1x1x1 convolution and a norm of
+    its own (UNETR, arXiv 2103.10504; the block of nnU-Net's residual encoder).
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        same = in_channels == out_channels
+        self.conv3 = None if same else nn.Conv3d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i j k"]:
+        """The block's output, of the same spatial size."""
+        hidden = instance_norm(self.conv1(x), slope=_SLOPE)
+        hidden = instance_norm(self.conv2(hidden))
+        shortcut = x if self.conv3 is None else instance_norm(self.conv3(x))
+        return functional.leaky_relu_(hidden + shortcut, _SLOPE)
+
+
+class UpBlock(nn.Module):
+    """Doubles the resolution, puts the skip connection beside it, and mixes the two."""
+
+    def __init__(self, *, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2, bias=False)
+        self.mix = ResidualBlock(in_channels=2 * out_channels, out_channels=out_channels)
+
+    def forward(
+        self, x: Float[Tensor, "b c i j k"], skip: Float[Tensor, "b d 2*i 2*j 2*k"]
+    ) -> Float[Tensor, "b d 2*i 2*j 2*k"]:
+        """The decoder's map at the resolution of `skip`."""
+        return self.mix(torch.cat([self.up(x), skip], dim=1))
