@@ -1,0 +1,1 @@
+"""Predictions against the truth: overlap, surfaces and volumes, and the report of them."""
