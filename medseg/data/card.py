@@ -215,7 +215,7 @@ def load_card(name_or_path: str | Path) -> Card:
 
 def read_card(path: Path) -> Card:
     """The card in a file; all that is wrong with it is told at once, with lines."""
-    located = read_located(path.read_text(encoding="utf-8"), place=str(path))
+    located = read_located(_text_of(path), place=str(path))
     located_text = json.dumps(located.value, default=str)
     try:
         return Card.model_validate_json(located_text, context={"folder": str(path.parent)})
@@ -225,6 +225,13 @@ def read_card(path: Path) -> Card:
             summary=f"{path}: the data set card cannot be used:",
             code="E_CARD",
         ) from faults
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as fault:
+        raise InputFault(f"{path}: it is no UTF-8 text ({fault}).", code="E_YAML") from fault
 
 
 def _refuse_folder_gaps(card: Card) -> None:

@@ -35,8 +35,7 @@ class Job:
 
 def prepare_case(job: Job) -> Entry | str:
     """Prepare a case on disk; what is wrong with its files comes back as a line."""
-    # Without its entry the case counts as not prepared while its arrays are replaced.
-    entry_path(job.folder, job.case.id).unlink(missing_ok=True)
+    _forget(job)
     try:
         entry = _prepared(job)
     except InputFault as fault:
@@ -45,6 +44,18 @@ def prepare_case(job: Job) -> Entry | str:
         return fault_line(job.case, fault)
     entry.save(job.folder, job.case.id)
     return entry
+
+
+def _forget(job: Job) -> None:
+    """Remove the entry: the case counts as not prepared while its arrays are replaced."""
+    path = entry_path(job.folder, job.case.id)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputFault(
+            f"{path}: cannot be replaced ({error.strerror}); choose another folder.",
+            code="E_WRITE",
+        ) from error
 
 
 def members_key(members: Members) -> str:

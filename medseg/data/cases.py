@@ -104,6 +104,11 @@ def _nearby(root: Path) -> str:
 
 
 def _case(card: Card, found: FoundCase) -> Case:
+    if "/" in found.id or "\\" in found.id:
+        raise InputFault(
+            f"case {found.id!r}: the name of a case has no slash; it is used for files.",
+            code="E_CASES",
+        )
     return Case(found.id, patient_of(card, found.id), found.images, found.label)
 
 

@@ -57,8 +57,9 @@ def read_located(text: str, *, place: str) -> Located:
         InputFault: `text` is no YAML, no mapping, a key stands twice, or it nests deeper than 32
             levels or repeats more than 100 anchors.
     """
-    loader = Loader(text)
     try:
+        # The loader itself refuses control characters.
+        loader = Loader(text)
         node = loader.get_single_node()
         _refuse_bombs(text, node, place)
         lines: dict[Place, int] = {}
@@ -67,8 +68,8 @@ def read_located(text: str, *, place: str) -> Located:
     except yaml.MarkedYAMLError as fault:
         line = fault.problem_mark.line + 1 if fault.problem_mark else 1
         raise InputFault(f"{place}:{line}: not YAML: {fault.problem}.", code="E_YAML") from fault
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as fault:
+        raise InputFault(f"{place}: not YAML: {fault}.", code="E_YAML") from fault
     if not isinstance(value, dict):
         raise InputFault(f"{place}: it holds no `key: value` lines.", code="E_YAML")
     return Located(value, lines)

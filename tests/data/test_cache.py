@@ -253,6 +253,30 @@ def test_faults_of_all_cases_are_told_at_once_and_the_good_cases_stay(
     assert redone(opened(root), tmp_path / "cache") == [ALL[1], ALL[3]]
 
 
+class Deadly(Preprocessing):
+    """Settings that end the process which unpacks them, as the kernel does when memory is out."""
+
+    def __reduce__(self) -> tuple:
+        return os._exit, (9,)
+
+
+def test_a_worker_that_was_killed_is_said_with_a_way_out(root: Path, tmp_path: Path) -> None:
+    deadly = Deadly(spacing_mm=None, normalisation=PLAIN.normalisation)
+    with pytest.raises(InputFault, match="run again with fewer workers") as caught:
+        prepare(opened(root), deadly, tmp_path / "cache", workers=2)
+    assert caught.value.code == "E_WORKER"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_that_cannot_be_written_ends_the_work(
+    root: Path, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputFault, match="choose another folder") as caught:
+        prepare(opened(root), PLAIN, tmp_path / "file/cache", workers=workers)
+    assert caught.value.code == "E_WRITE"
+
+
 def test_grids_apart_are_refused_before_anything_is_prepared(
     root: Path, tmp_path: Path, write_labels: Write
 ) -> None:

@@ -177,6 +177,30 @@ def test_a_mistake_in_a_card_is_told_with_its_line(
         load_card(written(tmp_path, OWN.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &x [*x]\n", "nested deeper"),
+        ("a: !!python/object/apply:os.getcwd []\n", r"own.yaml:1: not YAML"),
+        ("a: \x07\n", r"not YAML"),
+        ("- a\n", r"no `key: value` lines"),
+        ("", r"no `key: value` lines"),
+        ("? [a]\n: 1\n", r"own.yaml:1: not YAML"),
+    ],
+)
+def test_yaml_that_no_card_needs_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InputFault, match=said) as caught:
+        load_card(written(tmp_path, text))
+    assert caught.value.code == "E_YAML"
+
+
+def test_a_card_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(b"title: \xff\xfe")
+    with pytest.raises(InputFault, match="no UTF-8 text"):
+        load_card(path)
+
+
 def test_all_mistakes_of_a_card_are_told_at_once(tmp_path: Path) -> None:
     text = OWN.replace("licence", "license").replace("layout: folder", "layout: 3")
     with pytest.raises(InputFault) as caught:

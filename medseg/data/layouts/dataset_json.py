@@ -50,6 +50,14 @@ def in_number_order(names: Mapping[str, str], key: str, root: Path) -> tuple[str
         ) from fault
 
 
+def named_table(names: Mapping[int, str], root: Path) -> LabelTable:
+    """The table of the names; what is wrong with it is told with the file."""
+    try:
+        return LabelTable.from_names(names)
+    except InputFault as fault:
+        raise InputFault(f"{root / NAME}: {fault}", code=fault.code) from fault
+
+
 def settled_channels(card: Card, told: tuple[str, ...], root: Path) -> tuple[str, ...]:
     """The card's channel names where it states them; dataset.json must have as many."""
     if card.channels is None:

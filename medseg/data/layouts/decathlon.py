@@ -12,6 +12,7 @@ from medseg.data.card import Card
 from medseg.data.layouts.dataset_json import (
     NAME,
     in_number_order,
+    named_table,
     need,
     read_dataset_json,
     settled_channels,
@@ -53,7 +54,7 @@ def _labels(names: Mapping[str, Any], root: Path) -> LabelTable:
             'names ("1": "Anterior"). An nnU-Net data set is opened by the card nnunet.',
             code="E_DATASET",
         )
-    return LabelTable.from_names({int(value): str(name) for value, name in names.items()})
+    return named_table({int(value): str(name) for value, name in names.items()}, root)
 
 
 def _case(item: Any, number: int, root: Path, *, labeled: bool) -> FoundCase:

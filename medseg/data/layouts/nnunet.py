@@ -14,6 +14,7 @@ from medseg.data.card import Card
 from medseg.data.layouts.dataset_json import (
     NAME,
     in_number_order,
+    named_table,
     need,
     read_dataset_json,
     settled_channels,
@@ -59,8 +60,13 @@ def read_labels(facts: Mapping[str, Any], root: Path) -> tuple[LabelTable, tuple
     entries = {name: members for name, members in entries.items() if members != (0,)}
     names = {members[0]: name for name, members in entries.items() if len(members) == 1}
     values = sorted({value for members in entries.values() for value in members if value})
-    table = LabelTable.from_names({value: names.get(value, f"label {value}") for value in values})
+    table = named_table({value: names.get(value, f"label {value}") for value in values}, root)
     if all(len(members) == 1 for members in entries.values()):
+        if len(names) < len(entries):
+            raise InputFault(
+                f"{root / NAME}: two of the labels {', '.join(entries)} have the same value.",
+                code="E_DATASET",
+            )
         return table, ()
     order = need(facts, "regions_class_order", list, root)
     if len(order) != len(entries) or not all(value in table for value in order):
@@ -81,18 +87,25 @@ def _told_labels(facts: Mapping[str, Any], root: Path) -> list[tuple[str, Any]]:
             "give the voxels a label and remove it.",
             code="E_DATASET",
         )
-    if all(key.isdigit() for key in labels):
-        # The first nnU-Net wrote {"1": "name"}, as the Decathlon does.
-        return [(name, int(value)) for value, name in labels.items()]
-    return list(labels.items())
+    if not all(key.isdigit() for key in labels):
+        return list(labels.items())
+    # The first nnU-Net wrote {"1": "name"}, as the Decathlon does.
+    names = [str(name) for name in labels.values()]
+    if len(set(names)) < len(names):
+        raise InputFault(
+            f"{root / NAME}: two labels have the same name ({', '.join(names)}).",
+            code="E_DATASET",
+        )
+    return list(zip(names, map(int, labels), strict=True))
 
 
 def _members(name: str, value: Any, root: Path) -> tuple[int, ...]:
     members = tuple(value) if isinstance(value, list) else (value,)
-    if not members or not all(type(member) is int and member >= 0 for member in members):
+    whole = all(type(member) is int and member >= 0 for member in members)
+    if not members or not whole or (0 in members and members != (0,)):
         raise InputFault(
-            f"{root / NAME}: label {name} is {value!r}; it must be a whole number or a list of "
-            "them.",
+            f"{root / NAME}: label {name} is {value!r}; it must be a whole number, or a list of "
+            "them without 0 (background).",
             code="E_DATASET",
         )
     return members
