@@ -1,7 +1,7 @@
 """From logits on the model's grid to label values on the source grid.
 
 Each channel is interpolated and compared in turn, so that class x volume at source resolution
-never exists: beside the logits there are two arrays of the source's size.
+never exists: beside the logits there are three arrays of the source's size.
 """
 
 import numpy as np
@@ -20,8 +20,7 @@ def labels_on_source(
     Regions: where the interpolated logit is above 0 (probability one half), written in order.
     """
     if target.is_regions:
-        masks = np.stack([record.restore_channel(channel) > 0 for channel in logits])
-        return record.place(target.decode(masks))
+        return record.place(_written_in_order(logits, record, target))
     return record.place(target.decode(_running_argmax(logits, record)[None]))
 
 
@@ -34,3 +33,11 @@ def _running_argmax(logits: np.ndarray, record: Record) -> np.ndarray:
         np.copyto(best, restored, where=wins)
         winner[wins] = index
     return winner
+
+
+def _written_in_order(logits: np.ndarray, record: Record, target: Target) -> np.ndarray:
+    dtype = np.uint8 if max(target.labels.values) < 256 else np.uint16
+    labels = np.zeros(record.crop_shape, dtype=dtype)
+    for channel, region in zip(logits, target.regions, strict=True):
+        labels[record.restore_channel(channel) > 0] = region.value
+    return labels

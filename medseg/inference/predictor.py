@@ -3,22 +3,27 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.inference.export import labels_on_source
 from medseg.inference.window import mirrored, sliding_window
+from medseg.models.shape import ShapePolicy
 from medseg.preprocess.record import Preprocessing
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Task, Volume
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Predictor:
     """Labels volumes with `model`; the result always lies on the grid of the input.
 
     `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; left and right labels
-    change places along i.
+    change places along i. `batch_size` windows run at a time on `device`.
+
+    Raises:
+        InputFault: weights that are not finite (E_WEIGHTS), or a mirror axis other than 0, 1, 2.
     """
 
     model: nn.Module
@@ -28,9 +33,16 @@ class Predictor:
     batch_size: int = 1
     device: torch.device | str = "cpu"
     mirror_axes: tuple[int, ...] = ()
+    shape_policy: ShapePolicy | None = None
 
     def __post_init__(self) -> None:
         refuse_nonfinite_weights(self.model)
+        if not set(self.mirror_axes) <= {0, 1, 2}:
+            raise InputFault(
+                f"mirror_axes {list(self.mirror_axes)}: the axes are 0 (left to right), 1 (back "
+                "to front) and 2 (feet to head).",
+                code="E_MIRROR",
+            )
         self.model.to(self.device).eval()
 
     def predict(self, volume: Volume, *, listener: Listener = silent) -> LabelVolume:
@@ -46,40 +58,38 @@ class Predictor:
         labels = labels_on_source(logits.numpy(), record=record, target=self.task.target)
         return LabelVolume(labels, volume.grid, self.task.target.labels)
 
-    def logits(self, image: Tensor, *, listener: Listener = silent) -> Tensor:
-        """Logits (out, i, j, k) of a preprocessed image (c, i, j, k), float32 on the CPU."""
+    def logits(
+        self, image: Float[Tensor, "c i j k"], *, listener: Listener = silent
+    ) -> Float[Tensor, "out i j k"]:
+        """Logits of a preprocessed image, float32, where `image` is.
 
-        def walk(given: Tensor) -> Tensor:
-            return sliding_window(
-                self.model,
-                given,
-                patch_size=self.task.patch_size,
-                overlap=self.overlap,
-                batch_size=self.batch_size,
-                device=self.device,
-                listener=listener,
-            )
-
-        with torch.inference_mode():
-            result = mirrored(
-                walk,
-                image,
-                axes=self.mirror_axes,
-                channels=self.task.target.mirrored_channels(),
-            )
-        if not torch.isfinite(result).all():
-            raise InputFault(
-                "the network's output holds NaN or infinity, so no mask is written; the image "
-                "may be far from what it was trained on. Look at its intensities.",
-                code="E_LOGITS",
-            )
+        Raises:
+            InputFault: they are not all finite (E_LOGITS).
+        """
+        network = mirrored(
+            self.model,
+            axes=self.mirror_axes,
+            channels=self.task.target.mirrored_channels(),
+        )
+        result = sliding_window(
+            network,
+            image,
+            patch_size=self.task.patch_size,
+            overlap=self.overlap,
+            batch_size=self.batch_size,
+            shape_policy=self.shape_policy,
+            device=self.device,
+            listener=listener,
+        )
+        _refuse_nonfinite_logits(result)
         return result
 
     def _refuse_channels(self, volume: Volume) -> None:
-        if len(volume.channels) != self.task.in_channels:
+        wanted = self.task.channels
+        if volume.channels != wanted:
             raise InputFault(
-                f"the image has {len(volume.channels)} channels and the model takes "
-                f"{self.task.in_channels}: {', '.join(self.task.channels)}, in this order.",
+                f"the image has {_listed(volume.channels)} and the model takes "
+                f"{_listed(wanted)}, in this order; give the files in it, or name them so.",
                 code="E_CHANNELS",
             )
 
@@ -97,3 +107,20 @@ def refuse_nonfinite_weights(model: nn.Module) -> None:
             "would be empty. The training diverged: take an earlier checkpoint.",
             code="E_WEIGHTS",
         )
+
+
+def _refuse_nonfinite_logits(logits: Tensor) -> None:
+    # Channel by channel, so that the mask of what is finite is never of the size of the logits.
+    for number, channel in enumerate(logits):
+        bad = channel.numel() - int(torch.isfinite(channel).sum())
+        if bad:
+            raise InputFault(
+                f"{bad} voxels of the network's output {number} are NaN or infinite, so no mask "
+                "is written; the image may be far from what the network was trained on. Look at "
+                "its intensities, or predict in float32.",
+                code="E_LOGITS",
+            )
+
+
+def _listed(channels: tuple[str, ...]) -> str:
+    return f"{len(channels)} channel{'s' * (len(channels) != 1)} ({', '.join(channels)})"

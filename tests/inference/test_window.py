@@ -3,7 +3,10 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
+from medseg.fault import InputFault
 from medseg.inference.window import mirrored, sliding_window, window_starts
+from medseg.models.shape import ShapePolicy
+from medseg.progress import Progress
 
 
 def network() -> nn.Module:
@@ -16,12 +19,13 @@ def network() -> nn.Module:
 def test_logits_equal_monais_inferer(shape: tuple[int, int, int], overlap: float) -> None:
     model = network()
     image = torch.randn(2, *shape)
-    patch = (16, 16, 16)
+    patch = (16, 12, 16)
     peer = SlidingWindowInferer(patch, sw_batch_size=2, overlap=overlap, mode="gaussian")
     with torch.inference_mode():
         theirs = peer(image[None], model)[0]
-        ours = sliding_window(model, image, patch_size=patch, overlap=overlap, batch_size=3)
+    ours = sliding_window(model, image, patch_size=patch, overlap=overlap, batch_size=3)
     assert ours.shape == theirs.shape
+    assert not ours.requires_grad
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -35,15 +39,81 @@ def test_windows_cover_every_voxel_and_stay_inside() -> None:
     assert seen.min() >= 1
 
 
-def test_mirroring_swaps_left_and_right_channels() -> None:
-    def left_is_one_right_is_two(image: torch.Tensor) -> torch.Tensor:
-        half = image.shape[1] // 2
-        logits = torch.zeros(3, *image.shape[1:])
-        logits[1, :half] = image[0, :half]
-        logits[2, half:] = image[0, half:]
-        return logits
+def test_progress_counts_windows_to_the_end() -> None:
+    events: list[Progress] = []
+    sliding_window(
+        network(),
+        torch.randn(2, 40, 16, 16),
+        patch_size=(16, 16, 16),
+        batch_size=3,
+        listener=events.append,
+    )
+    assert [(event.done, event.total) for event in events] == [(3, 4), (4, 4)]
 
-    image = torch.rand(1, 8, 4, 4)
-    plain = left_is_one_right_is_two(image)
-    both = mirrored(left_is_one_right_is_two, image, axes=(0, 2), channels=(0, 2, 1))
-    torch.testing.assert_close(both, plain)
+
+def test_sums_are_float32_whatever_the_network_gives() -> None:
+    half = network().to(torch.bfloat16)
+    image = torch.randn(2, 24, 16, 16)
+    ours = sliding_window(
+        lambda windows: half(windows.to(torch.bfloat16)), image, patch_size=(16, 16, 16)
+    )
+    assert ours.dtype == torch.float32
+
+
+def test_a_network_can_train_after_it_walked() -> None:
+    model = network()
+    kept: list[torch.Tensor] = []
+
+    def caching(windows: torch.Tensor) -> torch.Tensor:
+        if not kept:
+            kept.append(torch.full((1,), 2.0))
+        return model(windows) * kept[0]
+
+    sliding_window(caching, torch.randn(2, 16, 16, 16), patch_size=(16, 16, 16))
+    caching(torch.randn(1, 2, 16, 16, 16)).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+
+
+def test_a_patch_the_network_does_not_take_is_refused_with_the_nearest() -> None:
+    policy = ShapePolicy(divisor=(8, 8, 8), minimum=(16, 16, 16))
+    with pytest.raises(InputFault, match="24x16x16") as fault:
+        sliding_window(
+            network(), torch.zeros(2, 40, 40, 40), patch_size=(20, 16, 16), shape_policy=policy
+        )
+    assert fault.value.code == "E_SHAPE"
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.0])
+def test_an_overlap_out_of_range_is_refused(overlap: float) -> None:
+    with pytest.raises(InputFault, match="overlap") as fault:
+        sliding_window(
+            network(), torch.zeros(2, 20, 20, 20), patch_size=(16, 16, 16), overlap=overlap
+        )
+    assert fault.value.code == "E_OVERLAP"
+
+
+def left_and_right(windows: torch.Tensor) -> torch.Tensor:
+    """Channel 1 is the image left of the middle, channel 2 right of it."""
+    half = windows.shape[2] // 2
+    logits = torch.zeros(windows.shape[0], 3, *windows.shape[2:])
+    logits[:, 1, :half] = windows[:, 0, :half]
+    logits[:, 2, half:] = windows[:, 0, half:]
+    return logits
+
+
+def test_mirroring_swaps_left_and_right_channels() -> None:
+    image = torch.rand(2, 1, 8, 4, 4)
+    both = mirrored(left_and_right, axes=(0, 2), channels=(0, 2, 1))
+    torch.testing.assert_close(both(image), left_and_right(image))
+    unswapped = mirrored(left_and_right, axes=(0, 2), channels=(0, 1, 2))
+    assert not torch.allclose(unswapped(image), left_and_right(image))
+
+
+def test_mirroring_is_the_mean_over_all_combinations_of_axes() -> None:
+    model, image = network(), torch.randn(1, 2, 8, 8, 8)
+    mean = torch.zeros(1, 3, 8, 8, 8)
+    for flips in ([], [2], [4], [2, 4]):
+        mean += model(image.flip(flips)).flip(flips) / 4
+    found = mirrored(model, axes=(0, 2), channels=(0, 1, 2))(image)
+    torch.testing.assert_close(found, mean)

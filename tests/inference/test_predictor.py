@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import nn
+
+from medseg.fault import InputFault
+from medseg.inference.export import labels_on_source
+from medseg.inference.predictor import Predictor
+from medseg.preprocess.normalise import Normalisation
+from medseg.preprocess.record import Preprocessing
+from medseg.volume import Grid, LabelTable, Region, Target, Task, Volume
+
+TABLE = LabelTable.from_names({3: "left lung", 7: "right lung"})
+REGIONS = Target(TABLE, (Region("lungs", (3, 7), 3), Region("right", (7,), 7)))
+# LPS: the first two axes run the other way than RAS.
+OBLIQUE = np.array(
+    [[-2.0, 0.0, 0.0, 40.0], [0.0, -1.9, 0.3, 30.0], [0.0, 0.3, 1.9, -20.0], [0, 0, 0, 1.0]]
+)
+
+
+class Threshold(nn.Module):
+    """Logits from the intensity itself: class n is bright where the image is near its level."""
+
+    def __init__(self, levels: tuple[float, ...]) -> None:
+        super().__init__()
+        self.levels = nn.Parameter(torch.tensor(levels, dtype=torch.float32))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return -((image[:, :1] - self.levels.reshape(1, -1, 1, 1, 1)) ** 2)
+
+
+class Above(nn.Module):
+    """One region channel a level: positive where the image is above it."""
+
+    def __init__(self, levels: tuple[float, ...]) -> None:
+        super().__init__()
+        self.levels = nn.Parameter(torch.tensor(levels, dtype=torch.float32))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, :1] - self.levels.reshape(1, -1, 1, 1, 1)
+
+
+def scene(shape: tuple[int, int, int]) -> np.ndarray:
+    """0, 1 and 2 in smooth blobs."""
+    rng = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), 3)
+    return np.digitize(noise, np.quantile(noise, [0.6, 0.85])).astype(np.float32)
+
+
+def task(target: Target | None = None) -> Task:
+    return Task(("CT",), target or Target(TABLE), (1.5, 1.5, 1.5), (16, 16, 16))
+
+
+def predictor(model: nn.Module, target: Target | None = None, **changes: object) -> Predictor:
+    settings: dict = {
+        "model": model,
+        "task": task(target),
+        "preprocessing": Preprocessing((1.5, 1.5, 1.5), (Normalisation("none"),)),
+    }
+    return Predictor(**{**settings, **changes})
+
+
+def test_labels_lie_on_the_grid_of_the_input() -> None:
+    image = scene((30, 22, 26))
+    volume = Volume(image[None], Grid(image.shape, OBLIQUE), ("CT",))
+    found = predictor(Threshold((0, 1, 2)), batch_size=4).predict(volume)
+    wanted = np.array([0, 3, 7])[image.astype(int)]
+    assert found.grid == volume.grid
+    assert set(np.unique(found.array)) == {0, 3, 7}
+    assert (found.array == wanted).mean() > 0.93
+
+
+def test_regions_are_written_in_their_order() -> None:
+    image = scene((30, 22, 26))
+    volume = Volume(image[None], Grid(image.shape, OBLIQUE), ("CT",))
+    found = predictor(Above((0.5, 1.5)), REGIONS).predict(volume)
+    wanted = np.array([0, 3, 7])[image.astype(int)]
+    assert (found.array == wanted).mean() > 0.93
+    assert (found.array == 7).any()
+
+
+@pytest.mark.parametrize("target", [Target(TABLE), REGIONS])
+def test_export_equals_interpolating_every_channel_at_once(target: Target) -> None:
+    volume = Volume(scene((21, 17, 19))[None], Grid((21, 17, 19), OBLIQUE), ("CT",))
+    image, record = Preprocessing((1.4, 2.7, 2.2), (Normalisation("none"),)).apply(volume)
+    shape = (target.output_channels, *image.shape[1:])
+    logits = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    whole = np.stack([record.restore_channel(channel) for channel in logits])
+    decided = whole > 0 if target.is_regions else whole.argmax(0)[None]
+    wanted = record.place(target.decode(decided))
+    found = labels_on_source(logits, record=record, target=target)
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_mirroring_at_test_time_leaves_a_symmetric_network_as_it_is() -> None:
+    image = scene((30, 22, 26))
+    volume = Volume(image[None], Grid.from_spacing(image.shape), ("CT",))
+    plain = predictor(Threshold((0, 1, 2)))
+    # Both sides look alike to this network, so left and right must be given the same level.
+    plain_left = predictor(Threshold((0, 1, 1))).predict(volume)
+    both = predictor(Threshold((0, 1, 1)), mirror_axes=(0, 1, 2)).predict(volume)
+    np.testing.assert_array_equal(both.array, plain_left.array)
+    upright = predictor(Threshold((0, 1, 2)), mirror_axes=(1, 2)).predict(volume)
+    np.testing.assert_array_equal(upright.array, plain.predict(volume).array)
+
+
+def test_logits_that_are_not_finite_give_no_mask() -> None:
+    class Broken(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(image), 3, *image.shape[2:])
+            logits[:, 1, 3, 4, 5] = torch.nan
+            return logits
+
+    volume = Volume(scene((20, 20, 20))[None], Grid.from_spacing((20, 20, 20)), ("CT",))
+    with pytest.raises(InputFault, match="output 1 are NaN") as fault:
+        predictor(Broken()).predict(volume)
+    assert fault.value.code == "E_LOGITS"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(bad: float) -> None:
+    with pytest.raises(InputFault, match="levels") as fault:
+        predictor(Threshold((0, bad, 2)))
+    assert fault.value.code == "E_WEIGHTS"
+
+
+@pytest.mark.parametrize("channels", [("MR",), ("CT", "PET")])
+def test_other_channels_are_refused(channels: tuple[str, ...]) -> None:
+    array = np.stack([scene((20, 20, 20))] * len(channels))
+    volume = Volume(array, Grid.from_spacing((20, 20, 20)), channels)
+    with pytest.raises(InputFault, match=r"takes 1 channel \(CT\)") as fault:
+        predictor(Threshold((0, 1, 2))).predict(volume)
+    assert fault.value.code == "E_CHANNELS"
+
+
+def test_an_axis_that_is_none_is_refused() -> None:
+    with pytest.raises(InputFault, match="mirror_axes") as fault:
+        predictor(Threshold((0, 1, 2)), mirror_axes=(3,))
+    assert fault.value.code == "E_MIRROR"
