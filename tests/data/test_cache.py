@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -81,6 +83,32 @@ def test_a_prepared_case_is_what_preprocessing_gives(root: Path, tmp_path: Path)
         np.testing.assert_array_equal(prepared.labels(case.id), labels)
         assert prepared.record(case.id) == record
         assert prepared.image(case.id).dtype == np.float32
+
+
+def test_a_4d_file_and_a_file_a_channel_are_prepared_alike(
+    tmp_path: Path, write_image: Write, write_labels: Write
+) -> None:
+    four_d = write_image(tmp_path / "msd/imagesTr/a.nii.gz", channels=2)
+    write_labels(tmp_path / "msd/labelsTr/a.nii.gz")
+    write_labels(tmp_path / "nnunet/labelsTr/a.nii.gz")
+    (tmp_path / "nnunet/imagesTr").mkdir()
+    for number, channel in enumerate(read_volume([four_d], ("T2", "ADC")).array):
+        part = nib.Nifti1Image(channel, np.eye(4))
+        nib.save(part, tmp_path / f"nnunet/imagesTr/a_{number:04d}.nii.gz")
+    facts = {
+        "modality": {"0": "T2", "1": "ADC"},
+        "labels": {"0": "background", "1": "one", "2": "two"},
+        "training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}],
+    }
+    two = Preprocessing(spacing_mm=None, normalisation=(Normalisation("none"),) * 2)
+    prepared = []
+    for layout in ("msd", "nnunet"):
+        (tmp_path / layout / "dataset.json").write_text(json.dumps(facts))
+        listing = open_listing(load_card(layout), tmp_path / layout)
+        check_pairs(listing)
+        prepared.append(prepare(listing, two, tmp_path / f"cache_{layout}"))
+    assert prepared[0].image("a").shape[0] == 2
+    assert_same(prepared[0], prepared[1], "a")
 
 
 def test_prepared_arrays_are_mapped_and_read_only(root: Path, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_an_nnunet_set_may_list_its_files_itself(tmp_path: Path) -> None:
         ({**PLAIN, "channel_names": {"1": "T1"}}, "count from 0"),
         (
             {"labels": {"background": 0, "a": 1, "b": 1}},
-            "two of the labels a, b have the same value",
+            "labels a, b have the same value",
         ),
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "two labels have the same name"),
         ({**PLAIN, "dataset": {"../a": {"images": [], "label": "dataset.json"}}}, "no slash"),
