@@ -29,7 +29,7 @@ class Fingerprint:
 
     `relative_sizes` are the share of each case's voxels that the crop leaves. `classes` counts the
     labels and background. Entry n of `shapes`, `spacings_mm` and `relative_sizes` belongs to entry
-    n of `cases`. `digest` is the sha256 of everything the numbers were made from.
+    n of `cases`.
     """
 
     channels: tuple[str, ...]
@@ -39,7 +39,6 @@ class Fingerprint:
     spacings_mm: tuple[Spacing, ...]
     relative_sizes: tuple[float, ...]
     intensities: tuple[ChannelIntensities, ...]
-    digest: str = ""
 
     @property
     def median_shape(self) -> tuple[float, float, float]:
@@ -73,5 +72,4 @@ class Fingerprint:
             spacings_mm=tuple((i, j, k) for i, j, k in data["spacings_mm"]),
             relative_sizes=tuple(data["relative_sizes"]),
             intensities=tuple(ChannelIntensities(**numbers) for numbers in data["intensities"]),
-            digest=data["digest"],
         )

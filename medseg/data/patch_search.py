@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from medseg.fault import InputFault
 from medseg.models.topology import Axes, Spacing, Topology, topology
 
 Network = Literal["plain", "resenc_m", "resenc_l", "resenc_xl"]
@@ -103,23 +102,18 @@ class PatchSearch:
         """Elements that one of two samples may take."""
         return self.preset.reference_elements * (self.memory_gb / self.preset.reference_gb)
 
-    def largest_that_fits(self) -> tuple[Axes, Topology]:
-        """The patch, and the topology it gives.
+    def largest_that_fits(self) -> tuple[Axes, Topology] | None:
+        """The patch and its topology; None where no patch that can be halved fits.
 
         It begins with the shape of 256^3 voxels that is a cube in millimeters, cut to the median
         shape, and shrinks, axis by axis, whichever is longest relative to the median shape.
-
-        Raises:
-            InputFault: no patch that can be halved once fits the memory and the median shape.
         """
         first = self._first_patch()
         form = topology(first, self.spacing_mm)
         patch = form.padded(first)
-        self._refuse_flat(form)
-        while self.elements(patch, form) > self.budget:
+        while form.stages > 1 and self.elements(patch, form) > self.budget:
             patch, form = self._shrunk(patch, form)
-            self._refuse_flat(form)
-        return patch, form
+        return (patch, form) if form.stages > 1 else None
 
     def elements(self, patch: Axes, form: Topology) -> int:
         """Feature map elements of one sample."""
@@ -150,16 +144,6 @@ class PatchSearch:
         smaller = _shorter(patch, axis, step)
         form = topology(smaller, self.spacing_mm)
         return form.padded(smaller), form
-
-    def _refuse_flat(self, form: Topology) -> None:
-        if form.stages < 2:
-            sides = " x ".join(f"{side:g}" for side in self.median_shape)
-            raise InputFault(
-                f"memory_gb {self.memory_gb:g}, median shape {sides} voxels: no patch that a UNet "
-                "can halve fits both; give the plan more memory or a finer spacing_mm, or fix the "
-                "patch yourself.",
-                code="E_PLAN",
-            )
 
 
 def _shorter(patch: Axes, axis: int, step: int) -> Axes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from medseg.data.facts import ChannelIntensities, Fingerprint
 from medseg.data.patch_search import BASE_FEATURES, MAX_FEATURES, PRESETS, Network, PatchSearch
+from medseg.fault import InputFault
 from medseg.models.topology import Axes, Spacing, Topology
 
 ANISOTROPY = 3
@@ -101,7 +102,16 @@ def plan(
         preset=preset,
         memory_gb=memory_gb or preset.reference_gb,
     )
-    patch, form = search.largest_that_fits()
+    found = search.largest_that_fits()
+    if found is None:
+        sides = " x ".join(f"{side:g}" for side in median_shape)
+        raise InputFault(
+            f"median shape {sides} voxels, memory_gb {search.memory_gb:g}: no patch that a UNet "
+            "can halve fits both; give the plan a finer spacing_mm or more memory, or state "
+            "patch_size and batch_size.",
+            code="E_PLAN",
+        )
+    patch, form = found
     voxels = float(np.prod(median_shape)) * len(fingerprint.shapes)
     return Plan(
         spacing_mm=spacing,

@@ -7,7 +7,6 @@ without deep supervision the heads nobody reads are not built; and the second na
 the library registers the same layers are dropped, so a state dict names each weight once.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.fault import InputFault
-from medseg.models.shape import ShapePolicy
 from medseg.models.topology import Axes, Spacing, Topology, topology
 
 Size = Literal["s", "m", "l"]
@@ -147,7 +145,7 @@ class NnUNet(nn.Module):
         self.decoder = decoder
         self.topology = form
         self.deep_supervision = deep
-        self.shape_policy = shape_policy(form)
+        self.shape_policy = form.shape_policy
         if not deep:
             decoder.seg_layers = nn.ModuleList([decoder.seg_layers[-1]])
         _drop_second_names(self)
@@ -165,13 +163,6 @@ class NnUNet(nn.Module):
         return heads[-1](levels[-1])
 
 
-def shape_policy(form: Topology) -> ShapePolicy:
-    """The sizes a network of this topology takes; instance norm needs two voxels at the bottom."""
-    return ShapePolicy(
-        divisor=form.divisor, minimum=form.divisor, voxels=2 * math.prod(form.divisor)
-    )
-
-
 def _topology_of(patch_size: Axes, spacing_mm: Spacing, stages: int | None) -> Topology:
     form = topology(patch_size, spacing_mm)
     if form.stages < 2 or (stages is not None and stages < 2):
@@ -181,7 +172,7 @@ def _topology_of(patch_size: Axes, spacing_mm: Spacing, stages: int | None) -> T
             code="E_PATCH",
         )
     form = form if stages is None else form.shallower(stages)
-    refused = shape_policy(form).refuses(patch_size)
+    refused = form.shape_policy.refuses(patch_size)
     if refused:
         raise InputFault(f"nnunet: {refused}", code="E_PATCH")
     return form

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from medseg.fault import InputFault
+from medseg.models.shape import ShapePolicy
 
 Axes = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -41,6 +42,13 @@ class Topology:
         """What each side of a patch must be a multiple of."""
         i, j, k = (2**count for count in self.pool_counts)
         return i, j, k
+
+    @property
+    def shape_policy(self) -> ShapePolicy:
+        """The sizes a UNet of it takes; instance norm needs two voxels at the bottleneck."""
+        return ShapePolicy(
+            divisor=self.divisor, minimum=self.divisor, voxels=2 * math.prod(self.divisor)
+        )
 
     def padded(self, patch_size: tuple[float, float, float]) -> Axes:
         """The smallest patch that holds `patch_size` and that the strides divide."""

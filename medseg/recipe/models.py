@@ -56,8 +56,7 @@ class _NnUNet(Section):
         """The sizes of input the network takes: as often as its topology halves them."""
         form = topology(patch_size, spacing_mm)
         form = form if self.stages is None else form.shallower(self.stages)
-        i, j, k = (2 * by if by > 1 else 1 for by in form.divisor)
-        return ShapePolicy(divisor=form.divisor, minimum=(i, j, k))
+        return form.shape_policy
 
 
 class NnUNetPlainSection(_NnUNet):
@@ -110,7 +109,7 @@ class MedNeXtSection(Section):
 
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:  # noqa: ARG002
         """The sizes of input the network takes."""
-        return ShapePolicy(divisor=(16, 16, 16), minimum=(32, 32, 32))
+        return ShapePolicy(divisor=(16, 16, 16), minimum=(16, 16, 16), voxels=2 * 16**3)
 
 
 class SegResNetSection(Section):

@@ -110,17 +110,16 @@ def write_as_nnunet(fingerprint, root, number):
     """A raw data set that has nothing but a fingerprint; returns nnU-Net's name for it."""
     name = f"Dataset{number:03d}_Artificial"
     raw, preprocessed = root / "raw" / name, root / "preprocessed" / name
-    for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed):
-        folder.mkdir(parents=True)
-    for channel in range(len(fingerprint.channels)):
-        (raw / "imagesTr" / f"a_{channel:04d}.nii.gz").touch()
-    (raw / "labelsTr" / "a.nii.gz").touch()
+    raw.mkdir(parents=True)
+    preprocessed.mkdir(parents=True)
     dataset = {
         "channel_names": {str(n): name for n, name in enumerate(fingerprint.channels)},
         "labels": {"background": 0} | {f"l{n}": n for n in range(1, fingerprint.classes)},
         "numTraining": len(fingerprint.shapes),
         "file_ending": ".nii.gz",
         "overwrite_image_reader_writer": "SimpleITKIO",
+        # listed here, the files are not looked for (by a pool of twelve processes)
+        "dataset": {"a": {"images": ["a_0000.nii.gz"], "label": "a.nii.gz"}},
     }
     (raw / "dataset.json").write_text(json.dumps(dataset))
     facts_of_nnunet = {
