@@ -1,0 +1,266 @@
+"""The bundle: a folder with `weights.safetensors`, `bundle.json` and `labels.csv`.
+
+It holds all that prediction needs: resolved recipe, task, preprocessing, label table, the sha256 of
+each file, and a self-test. Nothing in it is code; a network of the user's own is imported only
+where the caller says so.
+"""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg.bundle.manifest import (
+    LABELS,
+    MANIFEST,
+    WEIGHTS,
+    aside,
+    read_manifest,
+    sealed,
+    versions,
+)
+from medseg.bundle.rebuilt import build_model, predict_settings
+from medseg.bundle.self_test import refuse_other_logits, run_self_test, shape_policy_of
+from medseg.bundle.weights import load_weights, save_weights
+from medseg.fault import InputFault
+from medseg.inference.predictor import Predictor, refuse_nonfinite_weights
+from medseg.io.atomic import write_json, write_text
+from medseg.io.pickled import file_sha256
+from medseg.preprocess.record import Preprocessing
+from medseg.recipe.recipe import Recipe
+from medseg.volume import Task
+
+Build = Callable[[Mapping[str, Any], Task], nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded bundle: the network with its weights, and what it was trained for and how.
+
+    `recipe` is the resolved recipe as plain values, `training` the facts of the run, `sha256`
+    that of the weights.
+    """
+
+    folder: Path
+    model: nn.Module
+    recipe: Mapping[str, Any]
+    task: Task
+    preprocessing: Preprocessing
+    training: Mapping[str, Any]
+    versions: Mapping[str, str]
+    sha256: str
+
+    def predictor(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        overlap: float | None = None,
+        mirror_axes: tuple[int, ...] | None = None,
+        batch_size: int | None = None,
+    ) -> Predictor:
+        """A predictor on `device`; what is None is as the recipe says."""
+        settings = predict_settings(self.recipe)
+        return Predictor(
+            model=self.model,
+            task=self.task,
+            preprocessing=self.preprocessing,
+            overlap=settings.overlap if overlap is None else overlap,
+            mirror_axes=settings.mirror_axes if mirror_axes is None else mirror_axes,
+            batch_size=settings.batch_size if batch_size is None else batch_size,
+            device=device,
+            shape_policy=shape_policy_of(self.model),
+        )
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    model: nn.Module,
+    recipe: Recipe | Mapping[str, Any],
+    task: Task,
+    preprocessing: Preprocessing,
+    training: Mapping[str, Any],
+    build: Build = build_model,
+) -> None:
+    """Write a bundle to `folder`, whole or not at all; an older one there is replaced.
+
+    It is loaded and tested before it gets its name, so one that is there can be used. `training`
+    holds facts of the run (steps, fold, validation Dice), kept as they are.
+
+    Raises:
+        InputFault: a weight is not finite (E_WEIGHTS), the recipe does not build this network
+            (E_BUNDLE, E_SELFTEST), the folder holds something else (E_EXISTS), or it cannot be
+            written (E_DISKFULL, E_WRITE).
+    """
+    refuse_nonfinite_weights(model)
+    _refuse_something_else(folder)
+    on_cpu = copy.deepcopy(model).cpu().float().eval()
+    made = _temporary_beside(folder)
+    try:
+        save_weights(made / WEIGHTS, on_cpu)
+        write_text(made / LABELS, task.target.labels.to_csv())
+        content = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "files": {name: file_sha256(made / name) for name in (WEIGHTS, LABELS)},
+            "recipe": recipe.resolved() if isinstance(recipe, Recipe) else dict(recipe),
+            "task": task.to_json(),
+            "preprocessing": preprocessing.to_json(),
+            "model": _signature(on_cpu, task),
+            "training": dict(training),
+            "self_test": run_self_test(on_cpu, task),
+        }
+        write_json(made / MANIFEST, sealed(content))
+        load_bundle(made, trust_code=True, build=build)
+        _put_in_place(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def load_bundle(
+    folder: Path,
+    *,
+    verify: bool = True,
+    trust_code: bool = False,
+    build: Build = build_model,
+) -> Bundle:
+    """The bundle in `folder`, on the CPU; `verify` runs its self-test.
+
+    `trust_code` allows a `custom` network, whose code is imported from this machine.
+
+    Raises:
+        InputFault: a file is missing or changed (E_BUNDLE, E_SHA256), of a newer format
+            (E_FORMAT), weights are missing, left over or not finite (E_BUNDLE, E_WEIGHTS), the
+            network is code of its own (E_CUSTOM), or computes something else (E_SELFTEST).
+    """
+    manifest = read_manifest(folder)
+    _refuse_changed_files(folder, manifest["files"])
+    task, preprocessing = _parts(folder, manifest)
+    recipe = manifest["recipe"]
+    _refuse_code(folder, recipe, trust_code=trust_code)
+    # Building draws initial weights; the caller's random numbers are left as they were.
+    with torch.random.fork_rng(devices=[]):
+        model = build(recipe, task)
+    load_weights(folder / WEIGHTS, model)
+    refuse_nonfinite_weights(model)
+    model.eval()
+    if verify:
+        refuse_other_logits(model, task, manifest, folder)
+    return Bundle(
+        folder=folder,
+        model=model,
+        recipe=recipe,
+        task=task,
+        preprocessing=preprocessing,
+        training=manifest["training"],
+        versions=manifest["versions"],
+        sha256=manifest["files"][WEIGHTS],
+    )
+
+
+def _signature(model: nn.Module, task: Task) -> dict[str, Any]:
+    policy = shape_policy_of(model)
+    return {
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "input": ["b", task.in_channels, *task.patch_size],
+        "output": ["b", task.out_channels, *task.patch_size],
+        "side_multiples": list(policy.divisor) if policy else None,
+        "smallest_size": list(policy.nearest(policy.minimum)) if policy else None,
+    }
+
+
+def _parts(folder: Path, manifest: Mapping[str, Any]) -> tuple[Task, Preprocessing]:
+    try:
+        return (
+            Task.from_json(manifest["task"]),
+            Preprocessing.from_json(manifest["preprocessing"]),
+        )
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InputFault(
+            f"{folder / MANIFEST}: task or preprocessing cannot be read ({error!r}); copy the "
+            "bundle again.",
+            code="E_BUNDLE",
+        ) from error
+
+
+def _refuse_changed_files(folder: Path, files: Mapping[str, str]) -> None:
+    for name in (WEIGHTS, LABELS):
+        if not (folder / name).is_file():
+            raise InputFault(
+                f"{folder / name}: it is missing; copy the bundle again, whole.", code="E_BUNDLE"
+            )
+        if file_sha256(folder / name) != files.get(name):
+            raise InputFault(
+                f"{folder / name}: it is not the file that {MANIFEST} was written for (sha256 "
+                "differs); copy the bundle again, whole.",
+                code="E_SHA256",
+            )
+
+
+def _refuse_code(folder: Path, recipe: Mapping[str, Any], *, trust_code: bool) -> None:
+    model = recipe.get("model", {})
+    if model.get("name") == "custom" and not trust_code:
+        raise InputFault(
+            f"{folder}: its network is code of somebody's own ({model.get('target')}), which "
+            "would be imported and run; allow that (--trust-code) if you know that code.",
+            code="E_CUSTOM",
+        )
+
+
+def _refuse_something_else(folder: Path) -> None:
+    if folder.exists() and not (folder / MANIFEST).is_file() and _is_filled(folder):
+        raise InputFault(
+            f"{folder}: there is something here that is no bundle; choose another folder.",
+            code="E_EXISTS",
+        )
+
+
+def _is_filled(folder: Path) -> bool:
+    return not folder.is_dir() or any(folder.iterdir())
+
+
+def _temporary_beside(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        made.chmod(folder.parent.stat().st_mode & 0o777)
+    except OSError as error:
+        raise InputFault(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder.",
+            code="E_WRITE",
+        ) from error
+    return made
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Rename the finished folder; an older bundle is moved aside first and removed last."""
+    old = aside(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    try:
+        made.replace(folder)
+    except OSError:
+        if old.exists():
+            old.replace(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
