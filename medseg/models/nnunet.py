@@ -37,7 +37,7 @@ class ResidualNumbers:
 
 def residual_small() -> ResidualNumbers:
     """Our own small size, for two CPU cores."""
-    return ResidualNumbers(base_features=16, max_features=192, blocks=(1, 1, 2, 2))
+    return ResidualNumbers(base_features=16, max_features=192, blocks=(1, 2, 2, 2))
 
 
 def residual_medium() -> ResidualNumbers:
@@ -67,8 +67,8 @@ def plain_unet(
 ) -> "NnUNet":
     """nnU-Net's plain UNet, as deep as `patch_size` and `spacing_mm` ask for.
 
-    `blocks` counts the convolutions of each stage (the last number repeats), `stages` limits the
-    depth.
+    `blocks` counts the convolutions of each stage, going down and coming up alike (the last number
+    repeats); `stages` limits the depth.
 
     Raises:
         InputFault: `patch_size` cannot be halved as often as the topology wants.
@@ -78,7 +78,8 @@ def plain_unet(
         input_channels=in_channels,
         num_classes=out_channels,
         n_conv_per_stage=_repeated(blocks, form.stages),
-        n_conv_per_stage_decoder=_repeated(blocks, form.stages - 1),
+        # the library counts decoder stages from the bottleneck up
+        n_conv_per_stage_decoder=_repeated(blocks, form.stages - 1)[::-1],
         **_layers(form, base_features, max_features),
     )
     network.apply(PlainConvUNet.initialize)

@@ -289,6 +289,21 @@ def test_stages_and_blocks_limit_the_residual_unet():
     assert [len(stage.blocks) for stage in cut.encoder.stages] == [1, 1, 1]
 
 
+def test_blocks_of_the_plain_unet_count_alike_down_and_up():
+    with torch.device("meta"):
+        network = plain_unet(
+            in_channels=1,
+            out_channels=2,
+            patch_size=(32, 32, 32),
+            spacing_mm=ISOTROPIC,
+            blocks=(1, 2, 3, 2),
+        )
+    down = [len(stage[0].convs) for stage in network.encoder.stages]
+    up = [len(stage.convs) for stage in network.decoder.stages]
+    assert down == [1, 2, 3, 2]
+    assert up == [3, 2, 1]
+
+
 def test_segresnet_refuses_features_it_cannot_group():
     with pytest.raises(InputFault, match="multiple of 8; nearest 16"):
         SegResNet(in_channels=1, out_channels=2, base_features=13)
