@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of `stage` are ready; `detail` holds figures such as the loss."""
+    """`done` of `total` units of `stage` are ready; `detail` holds figures such as the loss.
+
+    `text` names the unit at hand. With a `total` of 0 it is a sentence to be told on its own.
+    """
 
     stage: str
     done: int

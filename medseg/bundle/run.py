@@ -20,7 +20,7 @@ from medseg.data.splits import Split, load_split, make_split
 from medseg.fault import InputFault
 from medseg.inference.window import sliding_window
 from medseg.io.atomic import write_json, write_text
-from medseg.progress import Listener, Progress, silent
+from medseg.progress import Listener, silent
 from medseg.recipe.recipe import Recipe
 from medseg.training.checkpoints import load_checkpoint
 from medseg.training.fit import FitResult, fit
@@ -199,8 +199,3 @@ def _save(
             "validation_dice": round(result.best_score, 6),
         },
     )
-
-
-def announce(listener: Listener, text: str) -> None:
-    """Tell a sentence through the progress events."""
-    listener(Progress("note", 0, 0, text=text))

@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Sequence
 
 from medseg import __version__
-from medseg.cli import check, datasets, models, plan, predict, recipes, train
+from medseg.cli import check, datasets, evaluate, models, plan, predict, recipes, train
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 
-VERBS = (train, predict, check, plan, recipes, models, datasets)
+VERBS = (train, predict, evaluate, check, plan, recipes, models, datasets)
 OK, OURS, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 

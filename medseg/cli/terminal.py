@@ -91,7 +91,7 @@ class _Lines:
 
     def __call__(self, event: Progress) -> None:
         now = time.monotonic()
-        if event.text:
+        if event.total == 0:
             self._console.print(event.text, markup=False)
             return
         if event.stage != self._stage:
@@ -116,7 +116,7 @@ def _bars(console: Console) -> Iterator[Listener]:
         began: dict[str, float] = {}
 
         def draw(event: Progress) -> None:
-            if event.text:
+            if event.total == 0:
                 bars.console.print(event.text, markup=False)
                 return
             if event.stage not in tasks:

@@ -1,0 +1,118 @@
+"""`medseg evaluate PRED TRUTH -o OUT`: Dice, NSD, HD95 and volumes, as tables and one page."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.cli.terminal import Terminal
+from medseg.fault import InputFault
+
+if TYPE_CHECKING:
+    from medseg.volume import Target
+
+
+def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    """Register the verb."""
+    parser = verbs.add_parser(
+        "evaluate",
+        parents=[shared],
+        help="score label maps against the truth",
+        description="Score label maps against the truth of the same names: Dice, NSD and HD95 in "
+        "millimeters, and volumes, for each label and region. Writes scores.csv, summary.csv, "
+        "scores.json and report.html.",
+    )
+    parser.add_argument("predictions", type=Path, help="a folder, or one file")
+    parser.add_argument("truth", type=Path, help="a folder, or one file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the report")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bundle", type=Path, help="the bundle that made the predictions")
+    what.add_argument("--labels", type=Path, help="a label table (CSV)")
+    what.add_argument("--card", help="a data set's card, by name or path")
+    parser.add_argument("--images", type=Path, help="images to show under the outlines")
+    parser.add_argument(
+        "--tolerance-mm", type=float, default=1.0, help="tolerance of the NSD (1 mm)"
+    )
+    parser.add_argument(
+        "--cases", help="only these: names with commas, or a run's split.json (its validation)"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="count a missing prediction as empty"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Score, write the report, print the means."""
+    from medseg.evaluation.evaluate import MEAN, evaluate
+    from medseg.evaluation.report import write_report
+
+    target = _target(args)
+    with terminal.progress() as listener:
+        evaluation = evaluate(
+            args.predictions,
+            args.truth,
+            target,
+            tolerance_mm=args.tolerance_mm,
+            images=args.images,
+            cases=_cases(args.cases),
+            allow_missing=args.allow_missing,
+            listener=listener,
+        )
+        report = write_report(
+            evaluation, args.output, title=args.predictions.name, listener=listener
+        )
+    names = (MEAN, *(structure.name for structure in evaluation.structures))
+    lines = {(line.name, line.metric): line for line in evaluation.summaries()}
+    rows = []
+    for name in names:
+        dice = lines[name, "dice"]
+        rows.append(
+            (
+                name,
+                _shown(dice.mean, 4),
+                f"{_shown(dice.low, 4)} to {_shown(dice.high, 4)}",
+                _shown(lines[name, "nsd"].mean, 4),
+                _shown(lines[name, "hd95_mm"].mean, 2),
+            )
+        )
+    columns = ("", "Dice", "95 % interval", f"NSD {args.tolerance_mm:g} mm", "HD95 mm")
+    terminal.table(f"{len(evaluation.cases)} cases", columns, rows)
+    terminal.say(f"Report: {report.page}")
+    return 0
+
+
+def _target(args: argparse.Namespace) -> "Target":
+    from medseg.volume import LabelTable, Target
+
+    if args.bundle is not None:
+        from medseg.bundle.manifest import read_manifest
+        from medseg.volume import Task
+
+        return Task.from_json(read_manifest(args.bundle)["task"]).target
+    if args.labels is not None:
+        if not args.labels.is_file():
+            raise InputFault(f"--labels {args.labels}: there is no such file.", code="E_NOTFILE")
+        text = args.labels.read_text(encoding="utf-8")
+        return Target(LabelTable.from_csv(text, place=str(args.labels)))
+    from medseg.data.card import load_card
+
+    card = load_card(args.card)
+    return card.target(regions=bool(card.regions))
+
+
+def _cases(asked: str | None) -> tuple[str, ...] | None:
+    if asked is None:
+        return None
+    if not asked.endswith(".json"):
+        return tuple(name for name in asked.split(",") if name)
+    import json
+
+    path = Path(asked)
+    if not path.is_file():
+        raise InputFault(f"--cases {path}: there is no such file.", code="E_NOTFILE")
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["validation"])
+
+
+def _shown(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

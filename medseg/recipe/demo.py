@@ -1,0 +1,82 @@
+"""A recipe scaled down for `--demo`: minutes on two cores, on a synthetic set."""
+
+from typing import Any
+
+from medseg.recipe.loader import settings_of
+from medseg.recipe.models import Patch, Spacing
+from medseg.recipe.recipe import Recipe
+
+# Patch sides above this are worked on at half the resolution.
+LARGEST_SIDE = 64
+DEMO_SIDE = 48
+MOST_VOXELS = 40 * 56 * 40
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "swin_unetr": {"feature_size": 12, "window_size": 4},
+    "nnunet_plain": {"base_features": 8, "max_features": 96},
+    "nnunet_resenc": {"size": "s", "base_features": 8, "max_features": 96, "blocks": None},
+    "mednext": {"size": "s", "base_features": 8},
+    "segresnet": {"base_features": 8},
+    "custom": {},
+}
+TRAINER = {
+    "epochs": 4,
+    "steps_per_epoch": 75,
+    "max_time": None,
+    "precision": "32-true",
+    "validate_every": 2,
+    "checkpoint_every": 75,
+    "picture_every": 2,
+    "foreground_share": 0.5,
+    "devices": 1,
+    "strategy": "auto",
+}
+AUGMENT = {
+    "rotation_probability": 0.0,
+    "scale_probability": 0.0,
+    "blur_probability": 0.0,
+    "low_resolution_probability": 0.0,
+}
+
+
+def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
+    """`recipe` on the data set at `root`: its channels, labels and kind of network and loss.
+
+    The network is narrow, the patch small, the schedule 300 steps of AdamW at 3e-3. What the plan
+    leaves to the planner stays planned.
+    """
+    settings = recipe.resolved()
+    settings["name"] = f"{recipe.name}_demo"
+    settings["data"] |= {"root": root, "fold": 0, "folds": 5, "cache": None}
+    settings["model"] |= SMALL_MODELS[recipe.model.name]
+    settings["plan"] |= {"batch_size": 2}
+    settings["augment"] |= AUGMENT
+    settings["optimizer"] = {"name": "adamw", "lr": 3e-3}
+    settings["schedule"] = {"name": "warmup_cosine", "warmup": 0.05}
+    settings["trainer"] |= TRAINER
+    settings["predict"] |= {"overlap": 0.25, "mirror_axes": []}
+    patch, spacing = recipe.plan.patch_size, recipe.plan.spacing_mm
+    if not isinstance(patch, str) and not isinstance(spacing, str):
+        settings["plan"] |= _smaller(recipe, patch, spacing)
+    return settings_of(settings)
+
+
+def _smaller(recipe: Recipe, patch: Patch, spacing: Spacing) -> dict[str, Any]:
+    coarse = [side > LARGEST_SIDE for side in patch]
+    halved = [mm * 2 if c else mm for mm, c in zip(spacing, coarse, strict=True)]
+    i, j, k = (min(side, DEMO_SIDE) if c else side for side, c in zip(patch, coarse, strict=True))
+    small = recipe.model.shape_policy((i, j, k), (halved[0], halved[1], halved[2])).nearest(
+        (i, j, k)
+    )
+    while small[0] * small[1] * small[2] > MOST_VOXELS:
+        longest = small.index(max(small))
+        shorter = [side * 2 // 3 if axis == longest else side for axis, side in enumerate(small)]
+        a, b, c = shorter
+        policy = recipe.model.shape_policy((a, b, c), (halved[0], halved[1], halved[2]))
+        smaller = policy.nearest((a, b, c))
+        if (
+            smaller == small
+            or smaller[0] * smaller[1] * smaller[2] >= small[0] * small[1] * small[2]
+        ):
+            break
+        small = smaller
+    return {"patch_size": list(small), "spacing_mm": halved}
