@@ -10,6 +10,7 @@ from pathlib import Path
 from medseg.evaluation.evaluate import MEAN, CaseScores, Evaluation, Summary
 from medseg.evaluation.figures import colors_of, plane_figure, strip
 from medseg.evaluation.interval import RESAMPLES
+from medseg.evaluation.metrics import Scores
 from medseg.evaluation.slices import Plane
 from medseg.evaluation.tables import CONVENTIONS, versions
 
@@ -84,7 +85,7 @@ def _figures(evaluation: Evaluation, lookup: Lookup) -> str:
     }
     cards = "".join(
         f'<div class="card"><h2>{heading}</h2><strong>{_shown(line.mean, metric)}</strong>'
-        f"<p>{_interval(line)}</p></div>"
+        f"<p>{_interval(line) or 'too few cases for an interval'}</p></div>"
         for metric, heading in headings.items()
         for line in (lookup[MEAN, metric],)
     )
@@ -182,14 +183,23 @@ def _chips(evaluation: Evaluation, case: CaseScores) -> str:
     chips = [f"<li><b>mean Dice {_shown(case.mean('dice', evaluation.headline), 'dice')}</b></li>"]
     if case.pair.prediction is None:
         chips.append('<li class="warn">no prediction, counted as empty</li>')
-    if len(case.scores) <= MOST_COLUMNS:
-        for name, scores in case.scores.items():
-            chips.append(
-                f"<li>{escape(name)}: Dice {_shown(scores.dice, 'dice')}, HD95 "
-                f"{_shown(scores.hd95_mm, 'hd95_mm')} mm, {scores.volume_ml:.2f} of "
-                f"{scores.truth_volume_ml:.2f} ml</li>"
-            )
+    lowest = sorted(case.scores, key=lambda name: case.scores[name].dice)
+    chips += [
+        _chip(name, case.scores[name]) for name in case.scores if name in lowest[:MOST_COLUMNS]
+    ]
+    more = len(lowest) - MOST_COLUMNS
+    if more > 0:
+        chips.append(f"<li>and {more} structures with a higher Dice</li>")
     return f'<ul class="chips">{"".join(chips)}</ul>'
+
+
+def _chip(name: str, scores: Scores) -> str:
+    undefined = math.isnan(scores.hd95_mm)
+    distance = "not defined" if undefined else f"{_shown(scores.hd95_mm, 'hd95_mm')} mm"
+    return (
+        f"<li>{escape(name)}: Dice {_shown(scores.dice, 'dice')}, HD95 {distance}, "
+        f"{scores.volume_ml:.2f} of {scores.truth_volume_ml:.2f} ml</li>"
+    )
 
 
 def _all_cases(evaluation: Evaluation) -> str:
@@ -246,14 +256,16 @@ def _tolerance(evaluation: Evaluation, *, all_names: bool = False) -> str:
 
 def _interval(line: Summary) -> str:
     if math.isnan(line.low):
-        return "no interval"
+        return ""
     return f"({_shown(line.low, line.metric)} to {_shown(line.high, line.metric)})"
 
 
 def _shown(value: float, metric: str) -> str:
     if math.isnan(value):
         return "n/a"
-    return f"{value:.{DIGITS[metric]}f}".replace("-", "&minus;")
+    # Adding 0.0 after rounding turns a -0 into a 0.
+    rounded = round(value, DIGITS[metric]) + 0.0
+    return f"{rounded:.{DIGITS[metric]}f}".replace("-", "&minus;")
 
 
 def _counted(count: int, noun: str) -> str:
