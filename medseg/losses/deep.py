@@ -23,10 +23,11 @@ class DeepSupervisionLoss(nn.Module):
         if isinstance(outputs, Tensor):
             return self.loss(outputs, target)
         weights = level_weights(len(outputs))
+        # The level of weight 0 is computed too: its head then has a gradient (of zeros), without
+        # which distributed training waits for it and stops.
         terms = [
             weight * self.loss(output, _at_size(target, output.shape[2:]))
             for weight, output in zip(weights, outputs, strict=True)
-            if weight > 0
         ]
         total = terms[0]
         for term in terms[1:]:

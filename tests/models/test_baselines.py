@@ -11,6 +11,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from medseg.fault import InputFault
+from medseg.losses.deep import DeepSupervisionLoss
+from medseg.losses.dice_ce import DiceCELoss
 from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.segresnet import SegResNet
@@ -113,6 +115,17 @@ def test_every_parameter_takes_part_in_training(name, deep_supervision):
     dead = [key for key, weight in network.named_parameters() if weight.grad is None]
     assert dead == []
     assert all(weight.grad.isfinite().all() for weight in network.parameters())
+
+
+@each_model
+def test_every_parameter_has_a_gradient_of_the_deep_supervision_loss(name):
+    """Distributed training stops at the first parameter that has none."""
+    build, patch, _ = BUILDERS[name]
+    network = build(deep_supervision=True).train()
+    target = torch.zeros(1, 1, *patch, dtype=torch.uint8)
+    target[..., patch[2] // 2 :] = 1
+    DeepSupervisionLoss(DiceCELoss())(network(patch_of(name)), target).backward()
+    assert [key for key, weight in network.named_parameters() if weight.grad is None] == []
 
 
 @each_model
