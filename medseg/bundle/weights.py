@@ -27,10 +27,13 @@ def save_weights(path: Path, model: nn.Module) -> None:
         if name == first
     }
     with atomic_path(path) as temporary:
+        mode = temporary.stat().st_mode
         try:
             save_file(kept, temporary)
         except SafetensorError as error:
             raise _as_os_error(error) from error
+        # safetensors makes a file of its own that nobody else may read.
+        temporary.chmod(mode)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

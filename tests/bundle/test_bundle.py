@@ -112,6 +112,11 @@ def test_a_tensor_with_two_names_is_stored_once(folder: Path) -> None:
     ]
 
 
+def test_whoever_may_read_one_file_may_read_all(folder: Path) -> None:
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
 def test_the_label_table_is_one_that_slicer_reads(folder: Path) -> None:
     table = LabelTable.from_csv((folder / "labels.csv").read_text(), place="labels.csv")
     assert table == TASK.target.labels
