@@ -24,6 +24,11 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto)")
     parser.add_argument("--overlap", type=float, help="of windows, 0 to below 1 (the recipe's)")
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="import the code that a bundle of a `custom` network names",
+    )
     parser.set_defaults(run=run)
 
 
@@ -35,7 +40,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
     if args.overlap is not None and not 0 <= args.overlap < 1:
         raise InputFault(f"--overlap {args.overlap}: it lies from 0 to below 1.", code="E_USE")
-    bundle = load_bundle(args.bundle)
+    bundle = load_bundle(args.bundle, trust_code=args.trust_code)
     cases = find_cases(args.inputs, bundle.task.channels)
     predictor = bundle.predictor(device=best_device(args.device), overlap=args.overlap)
     failed = 0
