@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
+from medseg.nn.convolution import PatchEmbedding, Pointwise
 from medseg.nn.residual import ResidualBlock, UpBlock
 from medseg.nn.swin import Mlp, Offsets, PatchMerging, SwinBlock
 from medseg.nn.window_attention import WindowAttention
@@ -98,7 +99,9 @@ class SwinUNETR(nn.Module):
             )
         ]
         self.encoder = SwinEncoder(
-            embed=nn.Conv3d(in_channels, f, 2, stride=2), drop_rate=drop_rate, stages=stages
+            embed=PatchEmbedding(in_channels=in_channels, out_channels=f),
+            drop_rate=drop_rate,
+            stages=stages,
         )
         self.stem = ResidualBlock(in_channels=in_channels, out_channels=f)
         self.skips = nn.ModuleList(
@@ -109,7 +112,7 @@ class SwinUNETR(nn.Module):
             UpBlock(in_channels=c, out_channels=d)
             for c, d in ((16 * f, 8 * f), (8 * f, 4 * f), (4 * f, 2 * f), (2 * f, f), (f, f))
         )
-        self.head = nn.Conv3d(f, out_channels, 1)
+        self.head = Pointwise(in_channels=f, out_channels=out_channels, bias=True)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i j k"]:
         """Logits of the size of the input."""

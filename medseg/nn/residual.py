@@ -3,9 +3,9 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from medseg.nn.norm import instance_norm
+from medseg.nn.convolution import Convolution, Pointwise
+from medseg_kernels.instance_norm import instance_norm
 
 _SLOPE = 0.01
 
@@ -19,17 +19,20 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, *, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Convolution(in_channels=in_channels, out_channels=out_channels)
+        self.conv2 = Convolution(in_channels=out_channels, out_channels=out_channels)
         same = in_channels == out_channels
-        self.conv3 = None if same else nn.Conv3d(in_channels, out_channels, 1, bias=False)
+        self.conv3 = (
+            None
+            if same
+            else Pointwise(in_channels=in_channels, out_channels=out_channels, bias=False)
+        )
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i j k"]:
         """The block's output, of the same spatial size."""
-        hidden = instance_norm(self.conv1(x), slope=_SLOPE)
-        hidden = instance_norm(self.conv2(hidden))
         shortcut = x if self.conv3 is None else instance_norm(self.conv3(x))
-        return functional.leaky_relu_(hidden + shortcut, _SLOPE)
+        hidden = instance_norm(self.conv1(x), slope=_SLOPE, overwrite=True)
+        return instance_norm(self.conv2(hidden), residual=shortcut, slope=_SLOPE, overwrite=True)
 
 
 class UpBlock(nn.Module):
@@ -44,4 +47,5 @@ class UpBlock(nn.Module):
         self, x: Float[Tensor, "b c i j k"], skip: Float[Tensor, "b d 2*i 2*j 2*k"]
     ) -> Float[Tensor, "b d 2*i 2*j 2*k"]:
         """The decoder's map at the resolution of `skip`."""
-        return self.mix(torch.cat([self.up(x), skip], dim=1))
+        finer = self.up(x).contiguous(memory_format=torch.channels_last_3d)
+        return self.mix(torch.cat([finer, skip], dim=1))

@@ -1,11 +1,15 @@
 """The grouped backend against the plain one, and the plain one against attention by hand."""
 
+import itertools
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from medseg_kernels.window_attention import window_attention
+from medseg_kernels.window_attention.groups import kinds
+from medseg_kernels.window_attention.request import Request
 
 CASES = {
     "one window": {"size": (4, 3, 2), "window": (4, 3, 2)},
@@ -63,3 +67,167 @@ def test_grouped_backend_equals_reference_forward_and_backward(case, tabled, pad
     assert len(grads) == 1 + padded + tabled
     for name, grad in true_grads.items():
         torch.testing.assert_close(grads[name], grad, rtol=1e-9, atol=1e-10, msg=name)
+
+
+def _by_hand(inputs, *, size, window, shift=(0, 0, 0), dilation=(1, 1, 1)) -> Tensor:
+    """Every token on its own: its group, who it may see, softmax. Padding takes no part."""
+    qkv, table = inputs["qkv"].detach(), inputs["table"].detach()
+    query, key, value = qkv.unflatten(-1, (3, HEADS, -1)).unbind(-3)
+    tokens = list(itertools.product(*map(range, size)))
+    out = torch.zeros(*qkv.shape[:4], CHANNELS, dtype=qkv.dtype)
+
+    def place(token) -> list[tuple[int, int, int]]:
+        """Group, number in the group, and side of the roll, along each axis."""
+        found = []
+        for x, s, w, d, extent in zip(token, shift, window, dilation, size, strict=True):
+            padded = math.ceil(extent / (w * d)) * w * d
+            block, rest = divmod((x - s) % padded, w * d)
+            found.append(((block, rest % d, x < s), rest // d))
+        return found
+
+    places = {token: place(token) for token in tokens}
+    for b, token in itertools.product(range(len(qkv)), tokens):
+        seen = [
+            t
+            for t in tokens
+            if all(p[0] == q[0] for p, q in zip(places[t], places[token], strict=True))
+        ]
+        for head in range(HEADS):
+            scores = []
+            for other in seen:
+                offset = [
+                    p[1] - q[1] + w - 1
+                    for p, q, w in zip(places[token], places[other], window, strict=True)
+                ]
+                dot = query[b][token][head] @ key[b][other][head] / math.sqrt(CHANNELS / HEADS)
+                scores.append(dot + table[(*offset, head)])
+            weights = torch.stack(scores).softmax(0)
+            mixed = sum(w * value[b][other][head] for w, other in zip(weights, seen, strict=True))
+            out[b][token][head * CHANNELS // HEADS : (head + 1) * CHANNELS // HEADS] = mixed
+    return out
+
+
+@pytest.mark.parametrize("name", ["odd sizes", "shifted odd sizes", "dilated and shifted"])
+def test_reference_equals_attention_by_hand(name) -> None:
+    inputs = _inputs(CASES[name]["size"], CASES[name]["window"], padded=False, tabled=True)
+    options = {n: v for n, v in CASES[name].items() if n != "size"}
+    found = window_attention(**inputs, heads=HEADS, backend="reference", **options)
+    torch.testing.assert_close(found, _by_hand(inputs, **CASES[name]), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("position", ["geometric", "prefix"])
+def test_a_table_of_a_larger_window_is_read_alike(position) -> None:
+    inputs = _inputs((5, 4, 3), (2, 4, 3), padded=True, tabled=True, extra=2)
+    options = {"window": (2, 4, 3), "position": position}
+    out, grads = _run("grouped", inputs, **options)
+    truth, true_grads = _run("reference", inputs, **options)
+    torch.testing.assert_close(out, truth, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(grads["table"], true_grads["table"], rtol=1e-9, atol=1e-10)
+    used = (true_grads["table"] != 0).any(-1).sum().item()
+    assert used == (3 * 7 * 5 if position == "geometric" else used)
+    assert used < true_grads["table"][..., 0].numel()
+
+
+def test_position_matters_only_where_the_window_is_smaller_than_the_table() -> None:
+    for extra, alike in ((0, True), (1, False)):
+        inputs = _inputs((4, 4, 4), (2, 2, 2), padded=True, tabled=True, extra=extra)
+        geometric, prefix = (
+            window_attention(**inputs, heads=HEADS, window=(2, 2, 2), position=position)
+            for position in ("geometric", "prefix")
+        )
+        assert torch.allclose(geometric, prefix) == alike
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_lower_precision_is_as_near_the_truth_as_the_reference(dtype) -> None:
+    options = {"window": (3, 2, 3), "shift": (1, 1, 0)}
+    exact = _inputs((7, 5, 3), (3, 2, 3), padded=True, tabled=True)
+    coarse = {name: tensor.detach().to(dtype) for name, tensor in exact.items()}
+    coarse["table"] = coarse["table"].float()  # autocast leaves parameters alone
+    rounded = {name: tensor.double() for name, tensor in coarse.items()}
+    truth, true_grads = _run("reference", rounded, **options)
+    out, grads = _run("grouped", coarse, **options)
+    peer, peer_grads = _run("reference", coarse, **options)
+    assert out.dtype == dtype
+    assert grads["table"].dtype == torch.float32
+    for name, found, expected, exactly in [
+        ("output", out, peer, truth),
+        *((name, grads[name], peer_grads[name], true_grads[name]) for name in grads),
+    ]:
+        error, peer_error = ((x.double() - exactly).abs().mean() for x in (found, expected))
+        assert error <= 1.5 * peer_error + 1e-7, name
+
+
+def test_no_memory_is_read_before_it_is_written(monkeypatch) -> None:
+    """`torch.empty` and its kin hand out NaN here, so a voxel left out would show."""
+    empty_like, new_empty = torch.empty_like, Tensor.new_empty
+    handed: list[int] = []
+
+    def poison(tensor: Tensor) -> Tensor:
+        handed.append(tensor.numel())
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
+    options = {"window": (3, 2, 3), "shift": (1, 1, 0)}
+    out, grads = _run("grouped", _inputs((7, 5, 3), (3, 2, 3), padded=True, tabled=True), **options)
+    assert len(handed) >= 3
+    assert out.isfinite().all()
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_operators_keep_the_promises_of_torch_library(padded) -> None:
+    inputs = _inputs((5, 4, 3), (2, 2, 2), padded=padded, tabled=True)
+    arguments = (*inputs.values(), HEADS, (2, 2, 2), (1, 0, 1), (1, 1, 1), False)
+    torch.library.opcheck(torch.ops.medseg.window_attention.default, arguments)
+
+
+def test_analytic_gradients_equal_numeric_ones() -> None:
+    inputs = _inputs((3, 2, 3), (2, 2, 2), padded=True, tabled=True)
+
+    def run(*tensors: Tensor) -> Tensor:
+        named = dict(zip(inputs, tensors, strict=True))
+        return window_attention(**named, heads=HEADS, window=(2, 2, 2), shift=(1, 0, 1))
+
+    assert torch.autograd.gradcheck(run, tuple(inputs.values()), fast_mode=True)
+
+
+def test_dropout_goes_to_the_reference_and_is_refused_by_grouped() -> None:
+    inputs = _inputs((4, 4, 4), (2, 2, 2), padded=True, tabled=True)
+    torch.manual_seed(0)
+    dropped = window_attention(**inputs, heads=HEADS, window=(2, 2, 2), dropout=0.5)
+    kept = window_attention(**inputs, heads=HEADS, window=(2, 2, 2))
+    assert not torch.allclose(dropped, kept)
+    with pytest.raises(ValueError, match="'grouped' refuses: dropout"):
+        window_attention(**inputs, heads=HEADS, window=(2, 2, 2), dropout=0.5, backend="grouped")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qkv": torch.zeros(1, 2, 2, 2, 16)}, "must be"),
+        ({"shift": (2, 0, 0)}, "shift is less"),
+        ({"window": (0, 2, 2)}, "start at 1"),
+        ({"padding": torch.zeros(5)}, "one token's qkv"),
+        ({"table": torch.zeros(3, 3, 1, 2)}, "must be odd"),
+        ({"table": torch.zeros(3, 3, 3, 4)}, "must be odd"),
+        ({"backend": "cuda"}, "no backend 'cuda'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(change, message) -> None:
+    options = {"qkv": torch.zeros(1, 2, 2, 2, 12), "heads": 2, "window": (2, 2, 2)}
+    with pytest.raises(ValueError, match=message):
+        window_attention(**{**options, **change})
+
+
+def test_the_plan_has_at_most_eight_kinds_and_every_token_once() -> None:
+
+    request = Request(3, (7, 7, 7), shift=(3, 3, 3))
+    found = kinds((24, 24, 24), request, masked=False, device=torch.device("cpu"))
+    assert len(found) == 8
+    assert sum(kind.apart is None for kind in found) == 1
+    written = torch.cat([kind.write.flatten() for kind in found])
+    assert torch.equal(written[written < 24**3].sort().values, torch.arange(24**3))
+    assert len(written) == 28**3

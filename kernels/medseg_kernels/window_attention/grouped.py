@@ -58,7 +58,7 @@ def _attend(
     for part in _parts(qkv, table, padding, request, elements=size):
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
         query, key, value = groups.permute(2, 0, 3, 1, 4)
-        bias = None if part.bias is None else part.bias.to(qkv.dtype)
+        bias = None if part.bias is None else part.bias.to(qkv.dtype)[None]
         tokens = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         items[part.item].index_copy_(0, part.write, tokens.transpose(1, 2).reshape(-1, channels))
     return out.reshape(*qkv.shape[:-1], channels)
@@ -155,17 +155,17 @@ def _groups_backward(
     step = max(1, _budget(groups) // (g * n * n))
     for first in range(0, heads, step):
         some = slice(first, first + step)
-        query, key, value = groups[:, :, :, some].permute(2, 0, 3, 1, 4)
-        slope = upstream[:, :, some].transpose(1, 2)
-        scores = torch.matmul(query * scale, key.transpose(-1, -2))
-        weights = (scores if bias is None else scores.add_(bias[some])).softmax(-1)
-        d_query, d_key, d_value = downstream[:, :, :, some].permute(2, 0, 3, 1, 4)
-        d_value.copy_(weights.transpose(-1, -2) @ slope)
-        d_scores = torch.matmul(slope, value.transpose(-1, -2))
-        d_scores.sub_(dot[:, :, some].transpose(1, 2)).mul_(weights)
-        grad_bias[some] += d_scores.sum(0)
-        d_query.copy_(d_scores @ key).mul_(scale)
-        d_key.copy_(d_scores.transpose(-1, -2) @ query).mul_(scale)
+        query, key, value = groups[:, :, :, some].permute(2, 0, 3, 1, 4).flatten(1, 2)
+        slope = upstream[:, :, some].transpose(1, 2).flatten(0, 1)
+        offset = dot[:, :, some].transpose(1, 2).flatten(0, 1)
+        start = query.new_zeros(1) if bias is None else bias[some]
+        start = start if g == 1 or bias is None else start.repeat(g, 1, 1)
+        weights = torch.baddbmm(start, query, key.mT, alpha=scale).softmax(-1)
+        d_scores = torch.bmm(slope, value.mT).sub_(offset).mul_(weights)
+        d_query, d_key = torch.bmm(d_scores, key * scale), torch.bmm(d_scores.mT, query * scale)
+        for slot, d_rows in enumerate((d_query, d_key, torch.bmm(weights.mT, slope))):
+            downstream[:, :, slot, some].copy_(d_rows.unflatten(0, (g, -1)).transpose(1, 2))
+        grad_bias[some].add_(d_scores if g == 1 else d_scores.unflatten(0, (g, -1)).sum(0))
     return downstream
 
 
@@ -209,7 +209,8 @@ def _parts(
     """All groups, item by item, so many at a time as fit when one group takes `elements`."""
     i, j, k = qkv.shape[1:4]
     found = kinds((i, j, k), request, masked=padding is None, device=qkv.device)
-    biases = [_bias(table, kind, request, like=qkv) for kind in found]
+    base = None if table is None else _bias(table, request)
+    biases = [_masked(base, kind, request, like=qkv) for kind in found]
     step = max(1, _budget(qkv) // elements)
     for item in range(len(qkv)):
         for kind, bias in zip(found, biases, strict=True):
@@ -219,16 +220,21 @@ def _parts(
                 yield _Part(item, kind.read[part], kind.write[part].flatten(), hollow, bias)
 
 
-def _bias(table: Tensor | None, kind: Kind, request: Request, *, like: Tensor) -> Tensor | None:
+def _bias(table: Tensor, request: Request) -> Tensor:
+    """`reference.position_bias` with its index kept, (heads, n, n)."""
+    entries, n = _entries(tuple(table.shape[:3]), request, table.device), math.prod(request.window)
+    columns = table.detach().flatten(0, 2).t().contiguous()
+    return columns.index_select(1, entries).view(-1, n, n)
+
+
+def _masked(bias: Tensor | None, kind: Kind, request: Request, *, like: Tensor) -> Tensor | None:
     """What is added to the scores of every group of this kind, (heads, n, n) or None."""
-    n, exact = math.prod(request.window), torch.promote_types(like.dtype, torch.float32)
-    bias = like.new_zeros((request.heads, n, n), dtype=exact)
-    if table is None and kind.apart is None:
-        return None
-    if table is not None:
-        entries = _entries(tuple(table.shape[:3]), request, table.device)
-        bias += table.detach().flatten(0, 2).index_select(0, entries).t().reshape(-1, n, n)
-    return bias if kind.apart is None else bias.masked_fill_(kind.apart, -torch.inf)
+    exact = torch.promote_types(like.dtype, torch.float32)
+    if kind.apart is None:
+        return None if bias is None else bias.to(exact)
+    if bias is None:
+        bias = like.new_zeros((request.heads, *kind.apart.shape), dtype=exact)
+    return bias.to(exact).masked_fill(kind.apart, -torch.inf)
 
 
 def _buffer(rows: Tensor, channels: int) -> tuple[Tensor, list[Tensor]]:

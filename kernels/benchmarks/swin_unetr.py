@@ -1,0 +1,107 @@
+"""Swin UNETR here against MONAI's, same weights, same process, in turn.
+
+python kernels/benchmarks/swin_unetr.py [--feature-size 24] [--size 96] [--repeats 3] [--threads 1]
+prints a row of kernels/README.md: processor seconds of each and their ratio.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from machine import machine
+from monai.networks.nets.swin_unetr import SwinUNETR as Reference
+from torch import Tensor, nn
+
+from medseg.models.checkpoints.monai_swin_unetr import load_monai
+from medseg.models.swin_unetr import SwinUNETR
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    print(machine())
+    print("| what | MONAI | here | ratio | MONAI kept | here kept | largest difference |")
+    print("|---|---|---|---|---|---|---|")
+    for feature_size in options.feature_size:
+        theirs, ours = _pair(feature_size)
+        for size in options.size:
+            image = torch.randn(1, 1, size, size, size)
+            with torch.no_grad():
+                difference = (theirs(image) - ours(image)).abs().max().item()
+            forward = _in_turn(options.repeats, lambda m, x=image: _forward(m, x), theirs, ours)
+            print(_row(f"f{feature_size} {size}^3 forward", forward, None, difference))
+            kept = [_kept(model, image) for model in (theirs, ours)]
+            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), theirs, ours)
+            name = f"f{feature_size} {size}^3 forward + backward"
+            print(_row(name, training, kept, difference), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--feature-size", type=int, nargs="+", default=[24])
+    parser.add_argument("--size", type=int, nargs="+", default=[64, 96])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def _pair(feature_size: int) -> tuple[nn.Module, nn.Module]:
+    options = {"in_channels": 1, "out_channels": 14, "feature_size": feature_size}
+    theirs, ours = Reference(**options), SwinUNETR(**options, faithful=True)
+    load_monai(ours, theirs.state_dict())
+    return theirs, ours
+
+
+def _forward(model: nn.Module, image: Tensor) -> None:
+    with torch.no_grad():
+        model(image)
+
+
+def _train(model: nn.Module, image: Tensor) -> None:
+    model.zero_grad(set_to_none=True)
+    model(image).square().mean().backward()
+
+
+def _in_turn(repeats: int, run: Callable, *models: nn.Module) -> list[float]:
+    """Median processor seconds of each model; the first round only warms up."""
+    rounds = []
+    for _ in range(repeats + 1):
+        seconds = []
+        for model in models:
+            start = time.process_time()
+            run(model)
+            seconds.append(time.process_time() - start)
+        rounds.append(seconds)
+    return [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
+
+
+def _kept(model: nn.Module, image: Tensor) -> float:
+    """GiB that autograd keeps between forward and backward, parameters not counted."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+    held = []  # or the allocator gives an address twice
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(image)
+    del output
+    return sum(seen.values()) / 2**30
+
+
+def _row(name: str, seconds: list[float], kept: list[float] | None, difference: float) -> str:
+    theirs, ours = seconds
+    memory = ["", ""] if kept is None else [f"{gib:.2f} GiB" for gib in kept]
+    times = [f"{theirs:.2f} s", f"{ours:.2f} s", f"x{theirs / ours:.2f}"]
+    return "| " + " | ".join([name, *times, *memory, f"{difference:.0e}"]) + " |"
+
+
+if __name__ == "__main__":
+    main()
