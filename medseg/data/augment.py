@@ -1,31 +1,26 @@
-"""Augmentation: what may happen to a patch, with nnU-Net's probabilities and ranges as defaults.
-
-Turning and scaling belong to the reading of the patch (one resampling, `patches.py`); intensities
-are changed by MONAI's transforms, reseeded for each sample.
-"""
+"""Augmentation: what may happen to a patch, with nnU-Net's probabilities and ranges as defaults."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt
-from monai.transforms.compose import Compose
-from monai.transforms.intensity.dictionary import (
-    RandAdjustContrastd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandScaleIntensityd,
-    RandScaleIntensityFixedMeand,
-)
-from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
+from monai.transforms.transform import Randomizable
 
-IMAGE = "image"
+from medseg.data.intensity import Blur, Brightness, Contrast, Gamma, LowResolution, Noise
+from medseg.data.patches import Triple
+from medseg.data.transforms import RandIntensityd, RandMirrord, RandPatchd
+
+Spacing = tuple[float, float, float]
+# nnU-Net's threshold: beyond it slices are so thick that nothing is turned out of their plane.
+ANISOTROPIC = 3.0
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Probabilities (0 switches a change off) and ranges.
+
+    The defaults are those of nnU-Net 2's trainer, which blurs and coarsens each channel of a
+    chosen patch with probability one half, and changes the others all, by numbers of their own.
 
     Attributes:
         flip_axes: axes mirrored with probability one half; along 0 (left to right) the left and
@@ -44,7 +39,7 @@ class Augmentation:
     rotation_probability: float = 0.2
     scale: tuple[float, float] = (0.7, 1.4)
     scale_probability: float = 0.2
-    noise_std: float = 0.3
+    noise_std: float = 0.1
     noise_probability: float = 0.1
     blur_sigma: tuple[float, float] = (0.5, 1.0)
     blur_probability: float = 0.2
@@ -58,85 +53,49 @@ class Augmentation:
     gamma_probability: float = 0.3
     gamma_inverted_probability: float = 0.1
 
-    def matrix(
-        self, generator: np.random.Generator, spacing_mm: tuple[float, float, float]
-    ) -> np.ndarray | None:
+    def transforms(
+        self, *, size: Triple, spacing_mm: Spacing, swap: np.ndarray | None = None
+    ) -> tuple[Randomizable, ...]:
+        """The chain from a case to its augmented patch; `swap` exchanges left and right labels."""
+        coarse = coarse_axis(spacing_mm)
+        low_resolution = LowResolution(self.low_resolution, coarse)
+        return (
+            RandPatchd(size, matrix=partial(self.matrix, spacing_mm=spacing_mm)),
+            RandMirrord(self.flip_axes, swap=swap),
+            RandIntensityd(Noise(self.noise_std), prob=self.noise_probability),
+            RandIntensityd(Blur(self.blur_sigma), prob=self.blur_probability, channel_prob=0.5),
+            RandIntensityd(Brightness(self.brightness), prob=self.brightness_probability),
+            RandIntensityd(Contrast(self.contrast), prob=self.contrast_probability),
+            RandIntensityd(low_resolution, prob=self.low_resolution_probability, channel_prob=0.5),
+            RandIntensityd(Gamma(self.gamma, inverted=True), prob=self.gamma_inverted_probability),
+            RandIntensityd(Gamma(self.gamma), prob=self.gamma_probability),
+        )
+
+    def matrix(self, state: np.random.RandomState, spacing_mm: Spacing) -> np.ndarray | None:
         """A rotation and scale in voxels, rigid in millimeters; None where neither is drawn.
 
-        Where slices are more than three times thicker than voxels are wide, the rotation stays in
-        the plane of the slices.
+        Where slices are more than three times as thick as voxels are wide, both stay within the
+        plane of the slices.
         """
-        turns = generator.random() < self.rotation_probability and self.rotation_degrees > 0
-        scales = generator.random() < self.scale_probability
+        turns = state.rand() < self.rotation_probability and self.rotation_degrees > 0
+        scales = state.rand() < self.scale_probability
         if not (turns or scales):
             return None
+        coarse = coarse_axis(spacing_mm)
         matrix = np.eye(3)
         if turns:
-            angles = np.deg2rad(generator.uniform(-1, 1, 3) * self.rotation_degrees)
-            coarse = int(np.argmax(spacing_mm))
-            if max(spacing_mm) > 3 * min(spacing_mm):
-                angles[[axis for axis in range(3) if axis != coarse]] = 0
+            angles = np.deg2rad(state.uniform(-1, 1, 3) * self.rotation_degrees)
             for axis, angle in enumerate(angles):
-                matrix = matrix @ _rotation(axis, angle)
+                if coarse in (None, axis):
+                    matrix = matrix @ rotation(axis, angle)
         if scales:
-            low, high = self.scale
-            larger = generator.random() < 0.5 and high > 1
-            factor = (
-                generator.uniform(max(low, 1.0), high)
-                if larger
-                else generator.uniform(low, min(high, 1.0))
-            )
-            matrix = matrix / factor
+            # Twice as large is as likely as half as large.
+            steps = np.full(3, np.exp(-state.uniform(*np.log(self.scale))))
+            if coarse is not None:
+                steps[coarse] = 1.0
+            matrix = matrix * steps
         spacing = np.asarray(spacing_mm)
         return matrix * spacing[None, :] / spacing[:, None]
-
-    def flips(self, generator: np.random.Generator) -> tuple[int, ...]:
-        """The axes to mirror."""
-        return tuple(axis for axis in self.flip_axes if generator.random() < 0.5)
-
-    def intensities(
-        self, image: Float[np.ndarray, "c i j k"], *, seed: int
-    ) -> Float[torch.Tensor, "c i j k"]:
-        """The patch with its intensities changed, a function of patch and seed alone."""
-        self._chain.set_random_state(seed=seed)
-        changed = self._chain({IMAGE: torch.from_numpy(image)})[IMAGE]
-        return torch.as_tensor(changed.as_tensor() if hasattr(changed, "as_tensor") else changed)
-
-    @cached_property
-    def _chain(self) -> Compose:
-        bright, contrast = self.brightness, self.contrast
-        sigma = self.blur_sigma
-        return Compose(
-            [
-                RandGaussianNoised(
-                    IMAGE, prob=self.noise_probability, std=self.noise_std, sample_std=True
-                ),
-                RandGaussianSmoothd(
-                    IMAGE, prob=self.blur_probability, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma
-                ),
-                RandScaleIntensityd(
-                    IMAGE, factors=(bright[0] - 1, bright[1] - 1), prob=self.brightness_probability
-                ),
-                RandScaleIntensityFixedMeand(
-                    IMAGE,
-                    factors=(contrast[0] - 1, contrast[1] - 1),
-                    preserve_range=True,
-                    prob=self.contrast_probability,
-                ),
-                RandSimulateLowResolutiond(
-                    IMAGE, prob=self.low_resolution_probability, zoom_range=self.low_resolution
-                ),
-                *(
-                    RandAdjustContrastd(
-                        IMAGE, prob=prob, gamma=self.gamma, retain_stats=True, invert_image=inverted
-                    )
-                    for inverted, prob in (
-                        (True, self.gamma_inverted_probability),
-                        (False, self.gamma_probability),
-                    )
-                ),
-            ]
-        )
 
 
 def no_augmentation() -> Augmentation:
@@ -155,23 +114,14 @@ def no_augmentation() -> Augmentation:
     )
 
 
-def mirrored(
-    image: Float[np.ndarray, "c i j k"],
-    labels: UInt[np.ndarray, "i j k"],
-    *,
-    axes: tuple[int, ...],
-    swap: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image and labels mirrored; along axis 0 values go through `swap` (left and right labels)."""
-    if not axes:
-        return image, labels
-    labels = np.flip(labels, axes)
-    if swap is not None and 0 in axes:
-        labels = swap[labels]
-    return np.flip(image, [axis + 1 for axis in axes]), labels
+def coarse_axis(spacing_mm: Spacing) -> int | None:
+    """The axis along which voxels are more than three times as long as along another."""
+    long = int(np.argmax(spacing_mm))
+    return long if max(spacing_mm) > ANISOTROPIC * min(spacing_mm) else None
 
 
-def _rotation(axis: int, angle: float) -> np.ndarray:
+def rotation(axis: int, angle: float) -> np.ndarray:
+    """The 3x3 matrix of a turn by `angle` (radians) about an axis."""
     first, second = (other for other in range(3) if other != axis)
     matrix = np.eye(3)
     matrix[first, first] = matrix[second, second] = np.cos(angle)

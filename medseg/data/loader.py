@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medseg.data import chance
-from medseg.data.augment import Augmentation, mirrored
+from medseg.data.augment import Augmentation
 from medseg.data.cache import Prepared
-from medseg.data.patches import Patch, place_anywhere, place_around, read_patch
 from medseg.data.splits import Split
+from medseg.data.transforms import CENTERED, IMAGE, LABELS, PLACES
 from medseg.volume import Target, Task
 
 Sample = dict[str, Any]
@@ -107,46 +107,45 @@ class TrainingSamples(Dataset):
     ) -> None:
         self._prepared = prepared
         self._cases = cases
-        self._task = task
+        self._target = task.target
         self._batch_size = batch_size
-        self._first_foreground = round(batch_size * (1 - foreground_share))
-        self._augmentation = augmentation
+        self._foreground_share = foreground_share
         self._seed = seed
-        self._swap = left_right_swap(task.target)
+        self._chain = augmentation.transforms(
+            size=task.patch_size, spacing_mm=task.spacing_mm, swap=left_right_swap(task.target)
+        )
 
     def __getitem__(self, number: int) -> Sample:
-        """The image (c, i, j, k) float32, target (t, i, j, k) uint8, case and number."""
+        """The image (c, i, j, k) float32, target (t, i, j, k), case and number."""
         case = chance.case_of_sample(number, self._cases, seed=self._seed)
-        generator = chance.generator(self._seed, chance.SAMPLE, number)
-        image, labels = self._prepared.image(case), self._prepared.labels(case)
-        patch = Patch(
-            self._task.patch_size,
-            self._center(case, labels.shape, number, generator),
-            self._augmentation.matrix(generator, self._task.spacing_mm),
-        )
-        flips = self._augmentation.flips(generator)
-        part, mask = mirrored(*read_patch(image, labels, patch), axes=flips, swap=self._swap)
-        part = np.ascontiguousarray(part, dtype=np.float32)
-        seed = int(generator.integers(2**31))
+        state = chance.state(self._seed, chance.SAMPLE, number)
+        data = {
+            IMAGE: self._prepared.image(case),
+            LABELS: self._prepared.labels(case),
+            PLACES: self._prepared.places(case, self._target),
+            CENTERED: self._is_centered(number),
+        }
+        for transform in self._chain:
+            data = transform.set_random_state(state=state)(data)  # type: ignore[operator]
         return {
-            "image": self._augmentation.intensities(part, seed=seed),
-            "target": torch.from_numpy(self._task.target.encode(np.ascontiguousarray(mask))),
+            "image": data[IMAGE],
+            "target": _encoded(self._target, data[LABELS]),
             "case": case,
             "sample": number,
         }
 
-    def _center(
-        self, case: str, shape: tuple[int, ...], number: int, generator: np.random.Generator
-    ) -> tuple[float, float, float]:
-        size = self._task.patch_size
-        sides = (shape[0], shape[1], shape[2])
-        if number % self._batch_size >= self._first_foreground:
-            places = self._prepared.places(case, self._task.target)
-            present = [name for name, voxels in places.items() if len(voxels)]
-            if present:
-                voxels = places[present[generator.integers(len(present))]]
-                return place_around(voxels[generator.integers(len(voxels))], sides, size)
-        return place_anywhere(generator, sides, size)
+    def _is_centered(self, number: int) -> bool:
+        """Whether sample `number` is centered on a foreground voxel: the last ones of a batch.
+
+        The share of a batch is rounded, as nnU-Net does it. Where that leaves none, it is one
+        sample every so many steps, so that batches of one see foreground too.
+        """
+        step, place = divmod(number, self._batch_size)
+        wanted = self._batch_size * self._foreground_share
+        first = round(self._batch_size - wanted)
+        if first < self._batch_size:
+            return place >= first
+        return place == self._batch_size - 1 and int((step + 1) * wanted) > int(step * wanted)
 
 
 class WholeCases(Sequence[Sample]):
@@ -166,7 +165,7 @@ class WholeCases(Sequence[Sample]):
         case = self._cases[place]
         return {
             "image": torch.from_numpy(np.array(self._prepared.image(case))),
-            "target": torch.from_numpy(self._target.encode(np.array(self._prepared.labels(case)))),
+            "target": _encoded(self._target, np.array(self._prepared.labels(case))),
             "case": case,
         }
 
@@ -208,6 +207,13 @@ def left_right_swap(target: Target) -> np.ndarray | None:
     exchange: Mapping[int, int] = dict(pairs) | {right: left for left, right in pairs}
     table[list(exchange)] = list(exchange.values())
     return table.astype(np.uint8 if len(table) <= 256 else np.uint16)
+
+
+def _encoded(target: Target, labels: np.ndarray) -> torch.Tensor:
+    """The target of a loss: uint8, or int32 where there are more than 256 classes."""
+    encoded = target.encode(labels)
+    wide = encoded.dtype != np.uint8 and target.output_channels > 256
+    return torch.from_numpy(encoded.astype(np.int32 if wide else np.uint8, copy=False))
 
 
 def _one_thread(_worker: int) -> None:

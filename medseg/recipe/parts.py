@@ -78,7 +78,7 @@ class AugmentSection(Section):
     rotation_probability: Share = 0.2
     scale: Range = (0.7, 1.4)
     scale_probability: Share = 0.2
-    noise_std: Annotated[float, Field(ge=0)] = 0.3
+    noise_std: Annotated[float, Field(ge=0)] = 0.1
     noise_probability: Share = 0.1
     blur_sigma: Range = (0.5, 1.0)
     blur_probability: Share = 0.2
