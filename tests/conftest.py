@@ -1,17 +1,14 @@
 """One torch thread for every test: two spin on a busy machine and wait for each other."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_torch_thread() -> Iterator[None]:
-    import torch
-
+def _one_torch_thread() -> None:
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")

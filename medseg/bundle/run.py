@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from medseg.bundle.bundle import save_bundle
@@ -53,7 +53,7 @@ def train_run(
         InputFault: what the user can mend, from a missing data set (E_NODATA) to a folder that
             holds another run (E_RUN).
     """
-    if rank_zero_only.rank == 0:
+    if _is_first_rank():
         _refuse_folder(folder, resume=resume)
     listing = open_listing(recipe.card, recipe.data.root)
     split = _split(recipe, listing, folder, resume=resume)
@@ -71,7 +71,7 @@ def train_run(
     model = recipe.model.build(planned.task)
     result = _fit(recipe, model, prepared, split, planned, folder, listener, resume=resume)
     model.load_state_dict(load_checkpoint(result.best_checkpoint)["model"])
-    if rank_zero_only.rank == 0:
+    if _is_first_rank():
         _save(recipe, model, planned, folder, result)
     return Run(
         folder=folder,
@@ -153,6 +153,12 @@ def _identity(recipe: Recipe, planned: Planned, split: Split) -> dict[str, str]:
         "steps": f"{trainer.epochs} x {trainer.steps_per_epoch}",
         "split": f"{len(split.train)} + {len(split.validation)} cases, {split.origin}",
     }
+
+
+def _is_first_rank() -> bool:
+    """Whether this process is the one that writes; Lightning starts the other ranks from it."""
+    environment = LightningEnvironment()
+    return environment.node_rank() == 0 and environment.local_rank() == 0
 
 
 def _refuse_folder(folder: Path, *, resume: bool) -> None:

@@ -122,7 +122,9 @@ def _mirrored(indices: np.ndarray, size: int) -> np.ndarray:
 def _prefiltered(array: np.ndarray, axis: int) -> np.ndarray:
     if array.shape[axis] == 1:
         return array
-    return ndimage.spline_filter1d(array, 3, axis=axis, output=np.float32, mode="mirror")
+    output = np.empty(array.shape, dtype=np.float32)
+    ndimage.spline_filter1d(array, 3, axis=axis, output=output, mode="mirror")
+    return output
 
 
 def _weighted(array: np.ndarray, taps: Taps, axis: int) -> np.ndarray:

@@ -84,7 +84,7 @@ def installed_anatomy() -> Anatomy:
             code="E_INSTALL",
         )
     t1, gray, white = (
-        nib.as_closest_canonical(nib.load(folder / name)).get_fdata(dtype=np.float32)  # type: ignore[attr-defined]
+        nib.as_closest_canonical(nib.load(folder / name)).get_fdata(dtype=np.float32)
         for name in names
     )
     brain = (t1 > 0).astype(np.float32)
