@@ -66,7 +66,8 @@ def train_run(
         workers=recipe.trainer.workers,
         listener=listener,
     )
-    _keep(folder, recipe, split, planned)
+    if not resume:
+        _keep(folder, recipe, split, planned)
     torch.manual_seed(recipe.trainer.seed)
     model = recipe.model.build(planned.task)
     result = _fit(recipe, model, prepared, split, planned, folder, listener, resume=resume)

@@ -1,5 +1,7 @@
 """A recipe scaled down for `--demo`: minutes on two cores, on a synthetic set."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from medseg.recipe.loader import settings_of
@@ -61,22 +63,22 @@ def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
 
 
 def _smaller(recipe: Recipe, patch: Patch, spacing: Spacing) -> dict[str, Any]:
+    """Half the resolution along long sides, and the largest patch of at most MOST_VOXELS."""
     coarse = [side > LARGEST_SIDE for side in patch]
-    halved = [mm * 2 if c else mm for mm, c in zip(spacing, coarse, strict=True)]
-    i, j, k = (min(side, DEMO_SIDE) if c else side for side, c in zip(patch, coarse, strict=True))
-    small = recipe.model.shape_policy((i, j, k), (halved[0], halved[1], halved[2])).nearest(
-        (i, j, k)
-    )
-    while small[0] * small[1] * small[2] > MOST_VOXELS:
-        longest = small.index(max(small))
-        shorter = [side * 2 // 3 if axis == longest else side for axis, side in enumerate(small)]
-        a, b, c = shorter
-        policy = recipe.model.shape_policy((a, b, c), (halved[0], halved[1], halved[2]))
-        smaller = policy.nearest((a, b, c))
-        if (
-            smaller == small
-            or smaller[0] * smaller[1] * smaller[2] >= small[0] * small[1] * small[2]
-        ):
+    i_mm, j_mm, k_mm = (mm * 2 if c else mm for mm, c in zip(spacing, coarse, strict=True))
+    sides = [min(side, DEMO_SIDE) if c else side for side, c in zip(patch, coarse, strict=True)]
+    fitting = _fitting(recipe, sides, (i_mm, j_mm, k_mm))
+    while math.prod(fitting) > MOST_VOXELS:
+        longest = fitting.index(max(fitting))
+        sides = list(fitting)
+        sides[longest] = sides[longest] * 2 // 3 if sides[longest] > 64 else sides[longest] // 2
+        smaller = _fitting(recipe, sides, (i_mm, j_mm, k_mm))
+        if math.prod(smaller) >= math.prod(fitting):
             break
-        small = smaller
-    return {"patch_size": list(small), "spacing_mm": halved}
+        fitting = smaller
+    return {"patch_size": list(fitting), "spacing_mm": [i_mm, j_mm, k_mm]}
+
+
+def _fitting(recipe: Recipe, sides: Sequence[int], spacing: Spacing) -> Patch:
+    patch = (sides[0], sides[1], sides[2])
+    return recipe.model.shape_policy(patch, spacing).nearest(patch)
