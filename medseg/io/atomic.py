@@ -7,7 +7,7 @@ folder is synced. A process killed at any moment, or a full disk, leaves the old
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +16,16 @@ from typing import Any
 from medseg.fault import InputFault
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMPORARY = ".medseg-"
+LONGEST_SUFFIX = 20
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, else it is removed.
+
+    The temporary name begins with a dot and keeps the last two suffixes, by which some writers
+    choose their format. Missing parent folders are made.
 
     Raises:
         InputFault: the disk is full (E_DISKFULL) or the folder cannot be written (E_WRITE).
@@ -32,7 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise _in_words(path, error) from error
+        raise _in_words(path, temporary, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,25 +59,17 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    # The suffix stays at the end: writers such as nibabel choose the format by it.
     suffix = "".join(path.suffixes[-2:])
+    if len(os.fsencode(suffix)) > LONGEST_SUFFIX:
+        suffix = ""
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name[:80]}.", suffix=suffix, dir=path.parent
-        )
+        # 0o666 less the umask, as any other file: tempfile would keep it from all other users.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
-        raise _in_words(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())
+        raise _in_words(path, temporary, error) from error
     return temporary
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _sync(path: Path) -> None:
@@ -83,14 +80,17 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _in_words(path: Path, error: OSError) -> InputFault:
+def _in_words(path: Path, temporary: Path, error: OSError) -> InputFault:
     if error.errno in FULL:
         return InputFault(
-            f"{path}: the disk is full; nothing was written. Free some space, or choose another "
-            "folder, and run the command again.",
+            f"{path}: the disk is full or a quota is reached; nothing was written. Free some "
+            "space, or choose another folder, and run the command again.",
             code="E_DISKFULL",
         )
+    reason = error.strerror or str(error)
+    if error.filename not in (None, str(temporary), str(path), str(path.parent)):
+        reason = f"{reason}: {error.filename}"
     return InputFault(
-        f"{path}: cannot be written ({error.strerror or error}); choose another folder.",
+        f"{path}: cannot be written ({reason}); check the folder, or choose another.",
         code="E_WRITE",
     )

@@ -119,12 +119,18 @@ class LabelTable:
         unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in self]
         if unknown:
             shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in unknown[:8])
+            more = ", ..." if len(unknown) > 8 else ""
             raise InputFault(
-                f"label values {shown} are not in the label table "
-                f"({', '.join(str(value) for value in (0, *self.values))}); "
+                f"label values {shown}{more} are not in the label table ({self._shown_values()}); "
                 "map them to values of the table or add them to it.",
                 code="E_LABEL",
             )
+
+    def _shown_values(self) -> str:
+        values = [str(value) for value in (0, *self.values)]
+        if len(values) > 20:
+            values = [*values[:10], "...", values[-1]]
+        return ", ".join(values)
 
 
 def _label_of_row(row: Mapping[str, str | None], place: str) -> Label:

@@ -201,7 +201,8 @@ class TestFaults:
         message = str(fault.value)
         assert "case_1: " in message
         assert "label values 8" in message
-        assert "case_2: every voxel of the image is 0" in message
+        assert "case_2: " in message
+        assert "every voxel of channel MR is 0" in message
         assert "case_0" not in message
 
     def test_labels_on_another_grid_are_refused(self, make_listing):

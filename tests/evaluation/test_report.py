@@ -175,6 +175,7 @@ def test_outlines_lie_on_the_edges_of_voxels() -> None:
 def test_an_image_on_another_grid_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
     other = Grid(GRID.shape, LSA + np.eye(4, k=3) * 7)
     array = np.zeros((1, *GRID.shape), dtype=np.float32)
+    array[0, 0, 0, 0] = 1
     write_volume(tmp_path / "images" / "worse_0000.nii.gz", Volume(array, other, ("MR",)))
     with pytest.raises(InputFault, match=r"worse_0000.*another grid") as fault:
         write_report(evaluation, tmp_path / "out")
