@@ -81,16 +81,15 @@ def _kept(model: nn.Module, image: Tensor) -> float:
     """GiB that autograd keeps between forward and backward, parameters not counted."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen: dict[int, int] = {}
-    held = []  # or the allocator gives an address twice
+    held = []  # or the allocator gives an address twice; detached, or a graph would hold itself
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
-            held.append(tensor)
-        return tensor
+            held.append(tensor.detach())
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
         output = model(image)
     del output
     return sum(seen.values()) / 2**30

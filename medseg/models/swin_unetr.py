@@ -51,9 +51,8 @@ class SwinUNETR(nn.Module):
             cannot take (E_SHAPE).
     """
 
-    shape_policy = ShapePolicy(
-        divisor=(32, 32, 32), minimum=(32, 32, 32), voxels=2 * 32**3
-    )  # instance norm at 1/32 needs more than one voxel
+    # Instance norm of the 1/32 map needs more than one voxel there.
+    shape_policy = ShapePolicy(divisor=(32, 32, 32), minimum=(32, 32, 32), voxels=2 * 32**3)
 
     def __init__(
         self,

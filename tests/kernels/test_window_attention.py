@@ -158,6 +158,17 @@ def test_lower_precision_is_as_near_the_truth_as_the_reference(dtype) -> None:
         assert error <= 1.5 * peer_error + 1e-7, name
 
 
+def test_autocast_around_the_operator_changes_nothing() -> None:
+    inputs = _inputs((5, 4, 3), (2, 2, 2), padded=True, tabled=True, dtype=torch.float32)
+    plain, grads = _run("grouped", inputs, window=(2, 2, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside, inside_grads = _run("grouped", inputs, window=(2, 2, 2))
+    assert torch.equal(plain, inside)
+    assert len(grads) == 3
+    for name, grad in grads.items():
+        assert torch.equal(grad, inside_grads[name])
+
+
 def test_no_memory_is_read_before_it_is_written(monkeypatch) -> None:
     """`torch.empty` and its kin hand out NaN here, so a voxel left out would show."""
     empty_like, new_empty = torch.empty_like, Tensor.new_empty

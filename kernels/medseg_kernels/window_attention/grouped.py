@@ -59,7 +59,8 @@ def _attend(
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
         query, key, value = groups.permute(2, 0, 3, 1, 4)
         bias = None if part.bias is None else part.bias.to(qkv.dtype)[None]
-        tokens = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        with torch.autocast(qkv.device.type, enabled=False):
+            tokens = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         items[part.item].index_copy_(0, part.write, tokens.transpose(1, 2).reshape(-1, channels))
     return out.reshape(*qkv.shape[:-1], channels)
 
@@ -98,7 +99,8 @@ def _attend_backward(
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
         upstream = part.gather(packed_grad, None).unflatten(-1, (heads, -1))
         dot = (upstream * part.gather(attended, None).view_as(upstream)).sum(-1, keepdim=True)
-        downstream = _groups_backward(groups, upstream, dot, part.bias, grad_bias).flatten(2)
+        with torch.autocast(qkv.device.type, enabled=False):
+            downstream = _groups_backward(groups, upstream, dot, part.bias, grad_bias).flatten(2)
         if padding is not None and part.hollow is not None:
             grad_padding += downstream[part.hollow].sum(0, dtype=exact)
         items[part.item].index_copy_(0, part.write, downstream.flatten(0, 1).to(qkv.dtype))
