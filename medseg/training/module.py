@@ -79,7 +79,7 @@ class SegmentationModule(pl.LightningModule):
         self._cases = list(batch["case"])
         loss = self.loss(self(batch["image"]), batch["target"])
         if not torch.isfinite(loss):
-            raise self._diverged(f"the loss is {float(loss)}")
+            raise self._diverged(f"the loss is {loss.item()}")
         return loss
 
     def configure_gradient_clipping(
@@ -92,7 +92,7 @@ class SegmentationModule(pl.LightningModule):
         largest = self.gradient_clip if self.gradient_clip is not None else float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest)
         if not torch.isfinite(norm):
-            raise self._diverged(f"the gradient's norm is {float(norm)}")
+            raise self._diverged(f"the norm of the gradient is {norm.item()}")
 
     def _diverged(self, what: str) -> InputFault:
         cases = ", ".join(dict.fromkeys(self._cases))
