@@ -13,30 +13,32 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float, UInt
+from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
 from medseg.data.card import Lesion
 from medseg.data.phantom.shapes import (
+    Field,
     Shape,
     deformed_places,
     irregular_distance,
-    read_at,
+    random_turn,
     smooth_noise,
 )
 from medseg.fault import InputFault
 
-MARGIN = 12
+Spacing = tuple[float, float, float]
 # Signal of white matter, gray matter, fluid, edema, core, enhancing rim in each contrast.
 CONTRASTS = {
-    "t1": (1.00, 0.75, 0.30, 0.66, 0.50, 0.72),
-    "t1c": (1.00, 0.78, 0.32, 0.68, 0.52, 1.35),
-    "t2": (0.55, 0.70, 1.15, 0.95, 1.05, 0.85),
-    "flair": (0.62, 0.75, 0.25, 1.08, 0.70, 0.95),
+    "t1": (1.00, 0.75, 0.30, 0.70, 0.52, 0.72),
+    "t1c": (1.00, 0.78, 0.32, 0.71, 0.55, 1.35),
+    "t2": (0.55, 0.70, 1.15, 0.92, 1.05, 0.85),
+    "flair": (0.62, 0.75, 0.25, 1.02, 0.72, 0.95),
 }
 NAMES = {
-    "t1": ("t1", "t1w", "t1n"),
-    "t1c": ("t1ce", "t1gd", "t1c", "t1post"),
-    "t2": ("t2", "t2w"),
+    "t1": ("t1", "t1w", "t1n", "t1-weighted"),
+    "t1c": ("t1ce", "t1gd", "t1c", "t1post", "t1wce"),
+    "t2": ("t2", "t2w", "t2-weighted"),
     "flair": ("flair", "t2f"),
 }
 
@@ -50,21 +52,58 @@ class Anatomy:
     brain: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The part of the anatomy that one subject is made of."""
+
+    tissues: Float[np.ndarray, "3 i j k"]
+    brain: np.ndarray
+    spacing_mm: Spacing
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels."""
+        i, j, k = self.brain.shape
+        return i, j, k
+
+
 def brain_subject(
-    generator: np.random.Generator, *, shape: Shape, channels: tuple[str, ...], lesion: Lesion
+    generator: np.random.Generator,
+    *,
+    shape: Shape,
+    spacing_mm: Spacing,
+    channels: tuple[str, ...],
+    lesion: Lesion,
 ) -> tuple[Float[np.ndarray, "c i j k"], UInt[np.ndarray, "i j k"]]:
-    """One subject: the contrasts named by `channels` and the label map of its lesion."""
-    whole = installed_anatomy()
-    center = _lesion_place(generator, whole, shape)
-    white, gray, brain = _block(generator, whole, shape, center)
-    fluid = np.clip(brain - white - gray, 0, 1)
-    parts = _lesion_parts(generator, white, brain)
+    """One subject: the contrasts named by `channels` and the label map of its lesion.
+
+    Raises:
+        InputFault: a channel is no contrast that is known here (E_PHANTOM).
+    """
+    signals = [contrast_of(name) for name in channels]
+    block = _block(generator, installed_anatomy(), shape, spacing_mm)
+    parts = _lesion(generator, block)
     labels = np.zeros(shape, np.uint8)
     for value, mask in zip((lesion.edema, lesion.core, lesion.enhancing), parts, strict=True):
         labels[mask] = value
-    tissues = np.stack([white, gray, fluid])
-    images = [_contrast(generator, _contrast_of(name), tissues, parts, brain) for name in channels]
-    return np.stack(images), labels
+    return np.stack([_contrast(generator, one, block, parts) for one in signals]), labels
+
+
+def contrast_of(name: str) -> tuple[float, ...]:
+    """The signals of the contrast that a channel's name means.
+
+    Raises:
+        InputFault: no known name (E_PHANTOM).
+    """
+    for contrast, names in NAMES.items():
+        if name.lower() in names:
+            return CONTRASTS[contrast]
+    raise InputFault(
+        f"channel {name}: the brain phantom makes T1, T1 with contrast, T2 and FLAIR; it knows "
+        f"the names {', '.join(n for names in NAMES.values() for n in names)}. Give the card's "
+        "phantom the kind organs, which makes any channel.",
+        code="E_PHANTOM",
+    )
 
 
 @lru_cache(maxsize=1)
@@ -83,97 +122,101 @@ def installed_anatomy() -> Anatomy:
             "installed; run `pip install 'nilearn>=0.11'`.",
             code="E_INSTALL",
         )
-    t1, gray, white = (
-        nib.as_closest_canonical(nib.load(folder / name)).get_fdata(dtype=np.float32)
-        for name in names
-    )
-    brain = (t1 > 0).astype(np.float32)
-    return Anatomy(white / white.max(), gray / gray.max(), brain)
+    t1, gray, white = (_map(folder / name) for name in names)
+    return Anatomy(white / white.max(), gray / gray.max(), (t1 > 0).astype(np.float32))
 
 
-def _lesion_place(generator: np.random.Generator, whole: Anatomy, shape: Shape) -> np.ndarray:
-    deep = ndimage.binary_erosion(whole.white > 0.6, iterations=2)
-    places = np.argwhere(deep)
-    half = np.asarray(shape) // 2
-    inside = np.all(
-        (places >= np.minimum(half, np.asarray(deep.shape) // 2 - 1) // 2)
-        & (places < np.asarray(deep.shape) - half // 2),
-        axis=1,
-    )
-    return places[inside][generator.integers(int(inside.sum()))]
+def _map(path: Path) -> Field:
+    image = nib.as_closest_canonical(Nifti1Image.from_filename(path))
+    return image.get_fdata(dtype=np.float32)
 
 
 def _block(
-    generator: np.random.Generator, whole: Anatomy, shape: Shape, center: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The maps around `center`, which lies somewhere in the middle third of the block."""
-    jitter = generator.uniform(-1, 1, 3) * np.asarray(shape) / 6
-    start = center - np.asarray(shape) / 2 + jitter
-    most = np.maximum(np.asarray(whole.white.shape) - np.asarray(shape), 0)
-    start = np.clip(start, 0, most)
-    places = deformed_places(generator, shape, width=24, reach=2.5) + start[:, None, None, None]
-    maps = [read_at(part, places) for part in (whole.white, whole.gray, whole.brain)]
+    generator: np.random.Generator, whole: Anatomy, shape: Shape, spacing_mm: Spacing
+) -> Block:
+    """The anatomy around a place in deep white matter, which lies near the middle of the block."""
+    sides_mm = np.asarray(shape) * np.asarray(spacing_mm)
+    deep = np.argwhere(whole.white[::4, ::4, ::4] > 0.8) * 4.0
+    center = deep[generator.integers(len(deep))] + generator.uniform(-1, 1, 3) * sides_mm / 8
+    room = np.maximum(np.asarray(whole.white.shape) - sides_mm, 0)
+    start = np.clip(center - sides_mm / 2, 0, room)
+    fine_mm = min(spacing_mm)
+    places = deformed_places(generator, shape, width=24 / fine_mm, reach=2.5 / fine_mm)
+    for axis in range(3):
+        places[axis] = places[axis] * spacing_mm[axis] + start[axis]
+    white, gray, brain = (
+        ndimage.map_coordinates(part, places, order=1, output=np.float32)
+        for part in (whole.white, whole.gray, whole.brain)
+    )
     if generator.random() < 0.5:
-        maps = [part[::-1].copy() for part in maps]
-    white, gray, brain = maps
-    return white, gray, (brain > 0.5).astype(np.float32)
+        white, gray, brain = (np.ascontiguousarray(part[::-1]) for part in (white, gray, brain))
+    fluid = np.clip(brain - white - gray, 0, 1)
+    return Block(np.stack([white, gray, fluid]), brain > 0.5, spacing_mm)
 
 
-def _lesion_parts(
-    generator: np.random.Generator, white: np.ndarray, brain: np.ndarray
+def _lesion(
+    generator: np.random.Generator, block: Block
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks of edema, core and enhancing rim, which exclude each other."""
-    shape = white.shape
-    sides = np.asarray(shape)
-    room = white.copy()
-    room[tuple(slice(0, 0) for _ in range(3))] = 0
-    inner = np.zeros(shape, bool)
-    inner[tuple(slice(side // 4, side - side // 4) for side in shape)] = True
-    candidates = np.argwhere(inner & (white > 0.5))
-    center = candidates[generator.integers(len(candidates))] if len(candidates) else sides // 2
-    scale = sides.min() / 96
-    radii = generator.uniform(7, 15, 3) * scale
-    distance = irregular_distance(generator, shape, center=center, radii=radii, roughness=0.14)
-    spread = generator.uniform(1.5, 2.1)
-    far = irregular_distance(generator, shape, center=center, radii=radii * spread, roughness=0.3)
-    rim = generator.uniform(0.25, 0.45)
-    inside = brain > 0.5
-    core = (distance < 1 - rim) & inside
-    enhancing = (distance < 1) & inside & ~core
-    # Edema follows the white matter.
-    edema = (far < 0.75 + 0.35 * white) & inside & ~core & ~enhancing
-    return edema, core, enhancing
-
-
-def _contrast_of(name: str) -> tuple[float, ...]:
-    for contrast, names in NAMES.items():
-        if name.lower() in names:
-            return CONTRASTS[contrast]
-    raise InputFault(
-        f"channel {name}: the brain phantom makes T1, T1 with contrast, T2 and FLAIR; it knows "
-        f"the names {', '.join(n for names in NAMES.values() for n in names)}.",
-        code="E_PHANTOM",
+    white = block.tissues[0]
+    spacing = np.asarray(block.spacing_mm)
+    smallest_mm = float((np.asarray(block.shape) * spacing).min())
+    radii_mm = generator.uniform(6, 14, 3) * min(smallest_mm / 90, 1)
+    center = _white_place(generator, white) * spacing
+    places_mm = np.indices(block.shape, dtype=np.float32)
+    places_mm *= spacing.astype(np.float32)[:, None, None, None]
+    turn = random_turn(generator)
+    near, far = (
+        irregular_distance(
+            generator, places_mm, center=center, radii=radii, roughness=roughness, turn=turn
+        )
+        for radii, roughness in (
+            (radii_mm, 0.15),
+            (radii_mm * generator.uniform(1.4, 1.9), 0.2),
+        )
     )
+    # The rim is a voxel thick at least, so that it closes around the core.
+    thinnest = min(1.3 * float(spacing.max()) / float(radii_mm.min()), 0.7)
+    rim = max(generator.uniform(0.18, 0.4), thinnest)
+    core = (near < 1 - rim) & block.brain
+    enhancing = (near < 1) & block.brain & ~core
+    # Edema follows the white matter, and stays around its tumor.
+    wet = ((far < 0.7 + 0.4 * white) & block.brain) | core | enhancing
+    parts = np.empty(wet.shape, np.int32)
+    ndimage.label(wet, output=parts)
+    own = parts == np.bincount(parts[core | enhancing]).argmax()
+    return own & ~core & ~enhancing, core & own, enhancing & own
+
+
+def _white_place(generator: np.random.Generator, white: Field) -> np.ndarray:
+    """A voxel of white matter in the inner half of the block; its middle where there is none."""
+    sides = np.array(white.shape)
+    low, high = sides // 4, np.maximum(sides - sides // 4, 1)
+    i, j, k = (slice(a, b) for a, b in zip(low, high, strict=True))
+    found = np.argwhere(white[i, j, k] > 0.5)
+    if not len(found):
+        return sides // 2
+    return low + found[generator.integers(len(found))]
 
 
 def _contrast(
     generator: np.random.Generator,
     signals: tuple[float, ...],
-    tissues: Float[np.ndarray, "3 i j k"],
-    parts: tuple[np.ndarray, ...],
-    brain: np.ndarray,
-) -> Float[np.ndarray, "i j k"]:
+    block: Block,
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> Field:
     """One channel: tissue signals, lesion, decoys, bias field, blur and noise; 0 outside."""
-    shape = brain.shape
     varied = np.asarray(signals) * (1 + 0.05 * generator.standard_normal(len(signals)))
-    image = np.tensordot(varied[:3], tissues, axes=1).astype(np.float32)
+    image = np.tensordot(varied[:3].astype(np.float32), block.tissues, axes=1)
+    healthy = image * (1 + 0.03 * smooth_noise(generator, block.shape, width=5))
+    image = healthy.copy()
     for signal, mask in zip(varied[3:], parts, strict=True):
-        texture = 1 + 0.08 * smooth_noise(generator, shape, width=4)
-        image = np.where(mask, 0.8 * signal * texture + 0.2 * image, image)
-    spots = (smooth_noise(generator, shape, width=6) > 2.6) & (brain > 0.5)
+        texture = 1 + 0.08 * smooth_noise(generator, block.shape, width=4)
+        image = np.where(mask, 0.8 * signal * texture + 0.2 * healthy, image)
+    spots = smooth_noise(generator, block.shape, width=6) > 2.4
     image = np.where(spots & ~np.any(parts, axis=0), image * 1.35, image)
-    image = ndimage.gaussian_filter(image, 0.6)
-    image *= np.exp(0.12 * smooth_noise(generator, shape, width=40))
-    image += 0.04 * generator.standard_normal(shape).astype(np.float32)
+    image = ndimage.gaussian_filter(image.astype(np.float32), 0.6)
+    image *= np.exp(0.14 * smooth_noise(generator, block.shape, width=40))
+    image += 0.045 * generator.standard_normal(block.shape, dtype=np.float32)
     scale = 400 * np.exp(0.4 * generator.standard_normal())
-    return np.where(brain > 0.5, np.maximum(image, 0.01) * scale, 0.0).astype(np.float32)
+    return np.where(block.brain, np.maximum(image, 0.01) * scale, 0.0).astype(np.float32)

@@ -1,7 +1,9 @@
 """A synthetic data set in a card's own layout."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,18 +12,24 @@ from medseg.data.cases import place_case
 from medseg.data.phantom.brain import brain_subject
 from medseg.data.phantom.organs import organs_subject
 from medseg.data.phantom.shapes import Shape
+from medseg.fault import InputFault
 from medseg.io.atomic import write_json, write_text
 from medseg.io.nifti import write_labels, write_volume
 from medseg.progress import Listener, Progress, silent
 from medseg.volume import Grid, LabelTable, LabelVolume, Volume
 
-LARGEST_BLOCK = 96
+Spacing = tuple[float, float, float]
+
 NOTICE = (
     "SYNTHETIC data, made by `medseg train --demo` to show that the pipeline works. No patient was "
     "imaged; nothing trained on it is of medical use.\n"
 )
 MARK = "phantom.json"
+NOTICE_FILE = "SYNTHETIC.txt"
+DATASET_FILE = "dataset.json"
 STAGE = "make phantoms"
+# Raised when the same settings make other images than before: sets of before are then made again.
+VERSION = 2
 
 
 def make_phantom(
@@ -30,35 +38,46 @@ def make_phantom(
     *,
     subjects: int,
     seed: int = 0,
-    spacing_mm: tuple[float, float, float] | None = None,
+    spacing_mm: Spacing | None = None,
+    longest_side: int = 96,
     listener: Listener = silent,
 ) -> Path:
     """Write `subjects` synthetic cases in the layout of `card` to `folder`; the data set's root.
 
-    Channels and labels are the card's, the spacing is `spacing_mm` or the card's. The same
-    arguments give the same files; a set that is already there is kept.
+    Channels and labels are the card's; the spacing is `spacing_mm` or the card's. A block is as
+    large as the card says, but no side is longer than `longest_side` voxels. The same arguments
+    give the same files: a finished set is kept, an older one is replaced.
+
+    Raises:
+        InputFault: the folder holds files that are no synthetic set (E_PHANTOM).
     """
+    channels, labels = facts_of(card)
+    spacing = spacing_mm or card.phantom.spacing_mm
+    shape = block_shape(card, spacing, longest_side)
+    names = [card.phantom.case.format(n=number + 1) for number in range(subjects)]
     settings = {
-        "card": card.name,
+        "version": VERSION,
+        "card": json.loads(card.model_dump_json(include={"name", "layout", "modality", "phantom"})),
+        "channels": list(channels),
+        "labels": {str(label.value): label.name for label in labels.labels},
         "subjects": subjects,
         "seed": seed,
-        "spacing_mm": list(spacing_mm or card.phantom.spacing_mm),
+        "spacing_mm": list(spacing),
+        "shape": list(shape),
+        "files": _files(card, folder, names, len(channels)),
     }
-    mark = folder / MARK
-    if mark.is_file() and json.loads(mark.read_text()) == settings:
+    if _is_made(folder, settings):
         return folder
-    channels, labels = facts_of(card)
-    names = [card.phantom.case.format(n=number + 1) for number in range(subjects)]
+    write_text(folder / NOTICE_FILE, NOTICE)
+    grid = Grid.from_spacing(shape, spacing)
     for number, name in enumerate(names):
         generator = np.random.default_rng(np.random.SeedSequence([seed, number]))
-        image, array = _subject(card, generator, channels, labels)
-        shape = (array.shape[0], array.shape[1], array.shape[2])
-        grid = Grid.from_spacing(shape, spacing_mm or card.phantom.spacing_mm)
+        image, array = _subject(card, generator, grid, channels, labels)
         _write_case(card, folder, name, Volume(image, grid, channels), array, labels)
-        listener(Progress(STAGE, number + 1, subjects))
-    _write_facts(card, folder, names, channels, labels)
-    write_text(folder / "SYNTHETIC.txt", NOTICE)
-    write_json(mark, settings)
+        listener(Progress(STAGE, number + 1, subjects, text=name))
+    if card.layout != "folder":
+        write_json(folder / DATASET_FILE, _dataset_json(card, names, channels, labels))
+    write_json(folder / MARK, {**settings, "complete": True})
     return folder
 
 
@@ -69,20 +88,65 @@ def facts_of(card: Card) -> tuple[tuple[str, ...], LabelTable]:
     return channels, labels
 
 
-def _subject(
-    card: Card, generator: np.random.Generator, channels: tuple[str, ...], labels: LabelTable
-) -> tuple[np.ndarray, np.ndarray]:
-    shape = _block(card.phantom.shape)
-    if card.phantom.kind == "brain" and card.phantom.lesion is not None:
-        return brain_subject(generator, shape=shape, channels=channels, lesion=card.phantom.lesion)
-    return organs_subject(
-        generator, shape=shape, channels=channels, labels=labels, is_ct=card.modality == "CT"
+def block_shape(card: Card, spacing_mm: Spacing, longest_side: int) -> Shape:
+    """The card's block in voxels of `spacing_mm`, each side cut to the longest allowed."""
+    i, j, k = (
+        min(max(round(side * mm / wanted), 4), longest_side)
+        for side, mm, wanted in zip(
+            card.phantom.shape, card.phantom.spacing_mm, spacing_mm, strict=True
+        )
     )
-
-
-def _block(shape: Shape) -> Shape:
-    i, j, k = (min(side, LARGEST_BLOCK) for side in shape)
     return i, j, k
+
+
+def _files(card: Card, folder: Path, names: Sequence[str], channels: int) -> list[str]:
+    files = []
+    for name in names:
+        place = place_case(card, folder, name, channels=channels)
+        assert place.label is not None
+        files += [path.relative_to(folder).as_posix() for path in (*place.images, place.label)]
+    return files
+
+
+def _is_made(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the finished set lies there; if not, the folder is ready for it."""
+    mark = folder / MARK
+    if mark.is_file():
+        before = json.loads(mark.read_text(encoding="utf-8"))
+        if before == {**settings, "complete": True}:
+            return True
+        for name in before.get("files", []):
+            (folder / name).unlink(missing_ok=True)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputFault(
+            f"{folder}: it holds files that are no synthetic set, and the two must not be mixed; "
+            "name an empty folder, or remove this one.",
+            code="E_PHANTOM",
+        )
+    # Written first, so that what a killed run leaves is known to be synthetic.
+    write_json(mark, {**settings, "complete": False})
+    return False
+
+
+def _subject(
+    card: Card,
+    generator: np.random.Generator,
+    grid: Grid,
+    channels: tuple[str, ...],
+    labels: LabelTable,
+) -> tuple[np.ndarray, np.ndarray]:
+    phantom = card.phantom
+    if phantom.kind == "brain" and phantom.lesion is not None:
+        return brain_subject(
+            generator,
+            shape=grid.shape,
+            spacing_mm=grid.spacing_mm,
+            channels=channels,
+            lesion=phantom.lesion,
+        )
+    return organs_subject(
+        generator, shape=grid.shape, channels=channels, labels=labels, modality=card.modality
+    )
 
 
 def _write_case(
@@ -98,37 +162,28 @@ def _write_case(
     write_labels(place.label, LabelVolume(array, volume.grid, labels))
 
 
-def _write_facts(
-    card: Card, folder: Path, names: list[str], channels: tuple[str, ...], labels: LabelTable
-) -> None:
-    """The dataset.json of the layouts that have one."""
-    if card.layout == "folder":
-        return
+def _dataset_json(
+    card: Card, names: Sequence[str], channels: tuple[str, ...], labels: LabelTable
+) -> dict[str, Any]:
+    """The facts as the layout's own dataset.json tells them."""
     numbered = {str(number): channel for number, channel in enumerate(channels)}
-    title = f"Synthetic stand-in for {card.title}"
     named = {label.name: label.value for label in labels.labels}
-    if card.layout == "msd":
-        files = [
+    common = {
+        "name": f"Synthetic stand-in for {card.title}",
+        "description": NOTICE.strip(),
+        "numTraining": len(names),
+    }
+    if card.layout == "nnunet":
+        named = {"background": 0, **named}
+        return {**common, "channel_names": numbered, "labels": named, "file_ending": ".nii.gz"}
+    return {
+        **common,
+        "modality": numbered,
+        "labels": {"0": "background", **{str(value): name for name, value in named.items()}},
+        "training": [
             {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
             for name in names
-        ]
-        facts = {
-            "name": title,
-            "description": NOTICE.strip(),
-            "modality": numbered,
-            "labels": {"0": "background", **{str(v): n for n, v in named.items()}},
-            "numTraining": len(names),
-            "training": files,
-            "numTest": 0,
-            "test": [],
-        }
-    else:
-        facts = {
-            "name": title,
-            "description": NOTICE.strip(),
-            "channel_names": numbered,
-            "labels": {"background": 0, **named},
-            "numTraining": len(names),
-            "file_ending": ".nii.gz",
-        }
-    write_json(folder / "dataset.json", facts)
+        ],
+        "numTest": 0,
+        "test": [],
+    }

@@ -1,21 +1,25 @@
-"""Bodies with organs: smooth irregular bodies at places that hold over all subjects.
+"""Subjects of an atlas: bodies with organs that vary in form, place, size and brightness.
 
 Neighbors have similar intensities and left and right the same one, so that where an organ lies must
 be learned, and not only how bright it is.
 """
 
-import hashlib
-import re
-
 import numpy as np
 from jaxtyping import Float, UInt
 from scipy import ndimage
 
-from medseg.data.phantom.shapes import Shape, deformed_places, irregular_distance, smooth_noise
+from medseg.data.phantom.atlas import Atlas, Organ, atlas_of
+from medseg.data.phantom.shapes import (
+    Field,
+    Places,
+    Shape,
+    deformed_places,
+    irregular_distance,
+    smooth_noise,
+)
 from medseg.volume import LabelTable
 
-SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-AIR_HU, TISSUE_HU = -1000.0, 40.0
+SOFT_TISSUE_HU = 300.0
 
 
 def organs_subject(
@@ -24,93 +28,95 @@ def organs_subject(
     shape: Shape,
     channels: tuple[str, ...],
     labels: LabelTable,
-    is_ct: bool,
+    modality: str,
 ) -> tuple[Float[np.ndarray, "c i j k"], UInt[np.ndarray, "i j k"]]:
     """One subject: its channels and the label map of its organs."""
-    body, organs = _bodies(generator, shape, labels)
+    atlases = [atlas_of(labels, modality=modality, channel=channel) for channel in channels]
+    regions = _regions(generator, shape, atlases[0])
+    named = [name.lower() for name in atlases[0].organs]
+    # Regions are numbered: outside, rim, tissue, others, organs.
+    first = regions.max(initial=0) + 1 - len(named)
     array = np.zeros(shape, np.uint8 if max(labels.values) < 256 else np.uint16)
-    for value, mask in organs.items():
-        array[mask] = value
-    images = [_image(generator, channel, array, body, labels, is_ct=is_ct) for channel in channels]
+    for label in labels.labels:
+        array[regions == first + named.index(label.name.lower())] = label.value
+    make = _ct if modality == "CT" else _mr
+    images = [make(generator, _signals(atlas), regions) for atlas in atlases]
     return np.stack(images), array
 
 
-def layout_of(labels: LabelTable) -> dict[int, np.ndarray]:
-    """The place of each label in the unit cube (-1..1); left and right mirror each other."""
-    places: dict[int, np.ndarray] = {}
-    mirrored = {right: left for left, right in labels.mirror_pairs()}
-    singles = [value for value in labels.values if value not in mirrored]
-    for number, value in enumerate(singles):
-        # Points of a spiral over a ball: spread evenly, the same for every subject.
-        share = (number + 0.5) / len(singles)
-        radius, height, turn = 0.55 * share ** (1 / 3), 1 - 2 * share, number * 2.399963
-        flat = np.sqrt(max(1 - height**2, 0))
-        place = radius * np.array([np.cos(turn) * flat, np.sin(turn) * flat, height])
-        if value in mirrored.values():
-            place[0] = -(0.25 + abs(place[0]))
-        places[value] = place
-    for right, left in mirrored.items():
-        places[right] = places[left] * np.array([-1, 1, 1])
-    return places
+def _signals(atlas: Atlas) -> np.ndarray:
+    bodies = [organ.signal for organ in (*atlas.others, *atlas.organs.values())]
+    return np.array([atlas.outside, atlas.rim, atlas.tissue, *bodies], dtype=np.float32)
 
 
-def _bodies(
-    generator: np.random.Generator, shape: Shape, labels: LabelTable
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+def _regions(generator: np.random.Generator, shape: Shape, atlas: Atlas) -> np.ndarray:
+    """Which part of the atlas each voxel belongs to; each organ keeps at least a voxel."""
     half = np.asarray(shape) / 2
-    drift = generator.uniform(-0.06, 0.06, 3)
+    places = deformed_places(
+        generator, shape, width=max(float(half.mean()) * 0.8, 4), reach=float(half.min()) / 14
+    )
+    middle = half - 0.5 + half * generator.uniform(-0.06, 0.06, 3) * np.minimum(half / 12, 1)
+    size = generator.uniform(0.9, 1.05)
     body = irregular_distance(
-        generator, shape, center=half * (1 + drift), radii=half * 0.92, roughness=0.04
+        generator, places, center=middle, radii=half * atlas.outline, roughness=0.03
     )
-    moves = deformed_places(
-        generator, shape, width=float(half.mean()), reach=float(half.min()) / 12
-    )
-    places = layout_of(labels)
-    size = 0.95 * _room(np.stack(list(places.values())))
-    organs = {}
-    for value, place in places.items():
-        center = half * (1 + drift + place + generator.uniform(-0.04, 0.04, 3))
-        radii = np.maximum(half * size * generator.uniform(0.8, 1.15, 3), 1.5)
-        distance = irregular_distance(generator, shape, center=center, radii=radii, roughness=0.1)
-        distance = ndimage.map_coordinates(distance, moves, order=1, mode="nearest")
-        organs[value] = (distance < 1) & (body < 0.97)
-    return body < 1, organs
+    regions = np.zeros(shape, dtype=np.int16)
+    regions[body < 1] = 1
+    regions[body < 0.9] = 2
+    bodies = (*atlas.others, *atlas.organs.values())
+    for number, organ in enumerate(bodies, start=3):
+        inside = _inside(generator, places, organ, middle, half * size)
+        regions[inside & (body < 0.97)] = number
+    for number, organ in enumerate(atlas.organs.values(), start=3 + len(atlas.others)):
+        if not (regions == number).any():
+            at = np.clip(np.rint(middle + half * size * np.array(organ.place)), 0, 2 * half - 1)
+            regions[tuple(at.astype(int))] = number
+    return regions
 
 
-def _room(places: np.ndarray) -> float:
-    """Half the smallest distance between two places, at most a third of the half side."""
-    if len(places) == 1:
-        return 1 / 3
-    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    return float(min(apart[np.triu_indices(len(places), 1)].min() / 2, 1 / 3))
-
-
-def _image(
+def _inside(
     generator: np.random.Generator,
-    channel: str,
-    array: np.ndarray,
-    body: np.ndarray,
-    labels: LabelTable,
-    *,
-    is_ct: bool,
+    places: Places,
+    organ: Organ,
+    middle: np.ndarray,
+    half: np.ndarray,
 ) -> np.ndarray:
-    shape = (array.shape[0], array.shape[1], array.shape[2])
-    image = np.where(body, 0.5 + 0.05 * smooth_noise(generator, shape, width=8), 0.0)
-    for label in labels.labels:
-        signal = _signal(channel, label.name) * (1 + 0.04 * generator.standard_normal())
-        texture = 1 + 0.05 * smooth_noise(generator, shape, width=3)
-        image = np.where(array == label.value, signal * texture, image)
-    image = ndimage.gaussian_filter(image.astype(np.float32), 0.6)
-    image += 0.04 * generator.standard_normal(shape).astype(np.float32)
-    if is_ct:
-        soft = TISSUE_HU + 300 * (image - 0.5)
-        return np.where(body, soft, AIR_HU).astype(np.float32)
-    image *= np.exp(0.1 * smooth_noise(generator, shape, width=max(shape) / 2))
-    return (image * 500 * np.exp(0.5 * generator.standard_normal())).astype(np.float32)
+    radii = np.array(organ.radii)
+    moved = np.array(organ.place) + np.minimum(radii, 0.3) * generator.uniform(-0.2, 0.2, 3)
+    own = np.maximum(half * radii * generator.uniform(0.85, 1.15, 3), 0.8)
+    center = middle + half * moved
+    return irregular_distance(generator, places, center=center, radii=own, roughness=0.08) < 1
 
 
-def _signal(channel: str, name: str) -> float:
-    """An intensity of 0.65 to 1.0 that belongs to channel and organ, whichever its side."""
-    plain = SIDE.sub("", name.lower()).strip()
-    digest = hashlib.sha256(f"{channel.lower()}:{plain}".encode()).digest()
-    return 0.65 + 0.35 * digest[0] / 255
+def _painted(
+    generator: np.random.Generator, signals: np.ndarray, regions: np.ndarray, *, variation: float
+) -> Field:
+    """Each region in its signal, varied for this subject."""
+    i, j, k = regions.shape
+    varied = signals * (1 + variation * generator.standard_normal(len(signals), dtype=np.float32))
+    return ndimage.gaussian_filter(varied[regions].reshape(i, j, k), 0.6)
+
+
+def _ct(generator: np.random.Generator, signals: np.ndarray, regions: np.ndarray) -> Field:
+    """HU, with bowel-like texture in soft tissue and the noise of a scanner."""
+    i, j, k = regions.shape
+    varied = signals.copy()
+    soft = (signals > -200) & (signals < SOFT_TISSUE_HU)
+    varied[soft] += 9 * generator.standard_normal(int(soft.sum()), dtype=np.float32)
+    image = _painted(generator, varied, regions, variation=0.0)
+    texture = 10 * smooth_noise(generator, (i, j, k), width=6)
+    grain = 14 * ndimage.gaussian_filter(
+        generator.standard_normal((i, j, k), dtype=np.float32), 0.6
+    )
+    return image + np.where(regions > 0, texture, 0) + 1.6 * grain
+
+
+def _mr(generator: np.random.Generator, signals: np.ndarray, regions: np.ndarray) -> Field:
+    """Arbitrary units: a bias field, texture, Rician noise, and a scale of its own."""
+    i, j, k = regions.shape
+    image = _painted(generator, signals, regions, variation=0.05)
+    image = image * (1 + 0.06 * smooth_noise(generator, (i, j, k), width=5))
+    image = image * np.exp(0.12 * smooth_noise(generator, (i, j, k), width=max(i, j, k) / 2))
+    noise = 0.05 * generator.standard_normal((2, i, j, k), dtype=np.float32)
+    scale = 500 * np.exp(0.5 * generator.standard_normal())
+    return (scale * np.hypot(image + noise[0], noise[1])).astype(np.float32)
