@@ -1,14 +1,17 @@
 """Intensities of one channel brought to the scale a network is trained on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float
 
 from medseg.fault import InputFault
 
 NormalisationKind = Literal["zscore", "zscore_nonzero", "ct", "range", "none"]
+SMALLEST_STD = 1e-8
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class Normalisation:
     std: float | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(NormalisationKind):
+            raise InputFault(
+                f"normalisation {self.kind!r} is not known; it is one of "
+                f"{', '.join(get_args(NormalisationKind))}.",
+                code="E_NORMALISE",
+            )
         needed = {"ct": ("lower", "upper", "mean", "std"), "range": ("lower", "upper")}
         missing = [name for name in needed.get(self.kind, ()) if asdict(self)[name] is None]
         if missing:
@@ -43,14 +52,14 @@ class Normalisation:
                 code="E_NORMALISE",
             )
 
-    def apply(self, channel: np.ndarray) -> np.ndarray:
-        """The scaled channel, float32 of shape (i, j, k).
+    def apply(self, channel: Float[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j k"]:
+        """The scaled channel, float32.
 
         Raises:
             InputFault: the result is not finite (E_NORMALISE).
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            scaled = np.asarray(self._scaled(channel), dtype=np.float32)
+            scaled = self._scaled(np.asarray(channel, dtype=np.float32))
         if not np.isfinite(scaled).all():
             raise InputFault(
                 f"normalisation {self.kind} gave values that are no numbers, from an image of "
@@ -83,21 +92,31 @@ class Normalisation:
             return _standard(channel, channel)
         if self.kind == "zscore_nonzero":
             inside = channel != 0
-            return np.where(inside, _standard(channel, channel[inside]), 0.0)
+            return np.where(inside, _standard(channel, channel[inside]), np.float32(0))
+        if self.kind == "none":
+            return channel
+        scaled = np.clip(channel, self._lower, self._upper)
         if self.kind == "ct":
             assert self.mean is not None
             assert self.std is not None
-            clipped = np.clip(channel, self._lower, self._upper)
-            return (clipped - self.mean) / max(self.std, 1e-8)
-        if self.kind == "range":
-            clipped = np.clip(channel, self._lower, self._upper)
-            return (clipped - self._lower) / (self._upper - self._lower)
-        return channel
+            return _shifted(scaled, self.mean, max(self.std, SMALLEST_STD))
+        return _shifted(scaled, self._lower, self._upper - self._lower)
 
 
 def _standard(channel: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """`channel` less the mean of `sample`, over its standard deviation (float64 sums)."""
+    """`channel` less the mean of `sample`, over its standard deviation; sums are float64."""
     if sample.size == 0:
         return np.zeros_like(channel)
-    mean = sample.mean(dtype=np.float64)
-    return (channel - mean) / max(float(sample.std(dtype=np.float64)), 1e-8)
+    mean = float(sample.mean(dtype=np.float64))
+    # About a mean that is nearly right the squares are small, so float32 holds them.
+    away = sample - np.float32(mean)
+    offset = float(away.mean(dtype=np.float64))
+    variance = float(np.square(away, out=away).mean(dtype=np.float64)) - offset**2
+    return _shifted(channel, mean, max(math.sqrt(max(variance, 0.0)), SMALLEST_STD))
+
+
+def _shifted(channel: np.ndarray, origin: float, unit: float) -> np.ndarray:
+    """(`channel` - `origin`) / `unit`, computed in float32 with one new array."""
+    result = channel - np.float32(origin)
+    result /= np.float32(unit)
+    return result

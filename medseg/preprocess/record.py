@@ -6,24 +6,37 @@ Normalising stands before resampling, as in nnU-Net, so that statistics are thos
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
 
 from medseg.fault import InputFault
-from medseg.preprocess.normalise import Normalisation
-from medseg.preprocess.resample import (
-    coarse_axis,
-    resample_image,
-    resample_labels,
-    resample_linear,
+from medseg.preprocess.geometry import (
+    Axes,
+    Box,
+    Flips,
+    cropped_grid,
+    grid_from_json,
+    grid_to_json,
+    nonzero_box,
+    orientation,
+    respaced,
+    reversal,
+    whole_box,
 )
+from medseg.preprocess.labels import resample_labels
+from medseg.preprocess.normalise import Normalisation
+from medseg.preprocess.resample import coarse_axis, resample_image, resample_linear
 from medseg.volume import Grid, LabelVolume, Volume
 
 Crop = Literal["nonzero", "none"]
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+# Counts up when the same settings begin to give other voxels, so that no old cache is taken.
+STEPS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,14 +44,16 @@ class Record:
     """What was done to one volume, and the way back.
 
     `axes[n]` is the source axis that became RAS axis n, `flips[n]` whether it was reversed;
-    `box` is the crop on the oriented volume; `model_grid` is where the network works.
+    `box` is the crop on the oriented volume; `model_grid` is where the network works;
+    `coarse_axis` is the RAS axis along which slices are taken as they are.
     """
 
     source_grid: Grid
-    axes: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
+    axes: Axes
+    flips: Flips
     box: Box
     model_grid: Grid
+    coarse_axis: int | None = None
 
     @property
     def crop_shape(self) -> tuple[int, int, int]:
@@ -46,35 +61,46 @@ class Record:
         (i0, i1), (j0, j1), (k0, k1) = self.box
         return i1 - i0, j1 - j0, k1 - k0
 
-    def orient(self, array: np.ndarray) -> np.ndarray:
-        """A source array (i, j, k) as RAS and cropped: a view."""
-        oriented = np.transpose(array, self.axes)[_reversal(self.flips)]
+    @property
+    def crop_grid(self) -> Grid:
+        """The oriented, cropped region at source resolution."""
+        return cropped_grid(self.source_grid, self.axes, self.flips, self.box)
+
+    def orient(self, array: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
+        """A source array as RAS and cropped: a view."""
+        assert array.shape == self.source_grid.shape
+        oriented = np.transpose(array, self.axes)[reversal(self.flips)]
         return oriented[tuple(slice(low, high) for low, high in self.box)]
 
-    def place(self, cropped: np.ndarray, *, fill: int = 0) -> np.ndarray:
+    def place(
+        self, cropped: Shaped[np.ndarray, "i j k"], *, fill: int = 0
+    ) -> Shaped[np.ndarray, "i j k"]:
         """An oriented, cropped array put back on the whole source grid; `fill` outside."""
-        oriented_shape = tuple(self.source_grid.shape[axis] for axis in self.axes)
-        whole = np.full(oriented_shape, fill, dtype=cropped.dtype)
-        whole[tuple(slice(low, high) for low, high in self.box)] = cropped
-        back = np.transpose(whole[_reversal(self.flips)], np.argsort(self.axes))
-        return np.ascontiguousarray(back)
+        assert cropped.shape == self.crop_shape
+        whole = np.full(self.source_grid.shape, fill, dtype=cropped.dtype)
+        # The oriented view of the new array is where the crop belongs.
+        self.orient(whole)[...] = cropped
+        return whole
 
-    def restore_channel(self, channel: np.ndarray) -> np.ndarray:
-        """One channel (i, j, k) of the model's grid on the oriented crop, linear, float32."""
-        return resample_linear(channel, self.crop_shape)
+    def restore_channel(self, channel: Float[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j k"]:
+        """One channel of the model's grid on the oriented crop, linear, float32."""
+        assert channel.shape == self.model_grid.shape
+        return resample_linear(channel, self.crop_shape, coarse_axis=self.coarse_axis)
 
-    def restore_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Label values (i, j, k) of the model's grid on the source grid; 0 outside the crop."""
-        return self.place(resample_labels(labels, self.crop_shape))
+    def restore_labels(self, labels: Integer[np.ndarray, "i j k"]) -> Integer[np.ndarray, "i j k"]:
+        """Label values of the model's grid on the source grid; 0 outside the crop."""
+        assert labels.shape == self.model_grid.shape
+        return self.place(resample_labels(labels, self.crop_shape, coarse_axis=self.coarse_axis))
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""
         return {
-            "source_grid": _grid_to_json(self.source_grid),
+            "source_grid": grid_to_json(self.source_grid),
             "axes": list(self.axes),
             "flips": list(self.flips),
             "box": [list(side) for side in self.box],
-            "model_grid": _grid_to_json(self.model_grid),
+            "model_grid": grid_to_json(self.model_grid),
+            "coarse_axis": self.coarse_axis,
         }
 
     @classmethod
@@ -84,11 +110,12 @@ class Record:
         a, b, c = data["axes"]
         x, y, z = data["flips"]
         return cls(
-            source_grid=_grid_from_json(data["source_grid"]),
+            source_grid=grid_from_json(data["source_grid"]),
             axes=(a, b, c),
             flips=(x, y, z),
             box=((i0, i1), (j0, j1), (k0, k1)),
-            model_grid=_grid_from_json(data["model_grid"]),
+            model_grid=grid_from_json(data["model_grid"]),
+            coarse_axis=data["coarse_axis"],
         )
 
 
@@ -96,19 +123,33 @@ class Record:
 class Preprocessing:
     """The settings of the steps; the same object serves training and prediction.
 
-    `spacing_mm` None keeps the spacing of the source. One normalisation a channel.
+    `spacing_mm` is that of R, A and S; None keeps the spacing of the source. One normalisation a
+    channel.
     """
 
     spacing_mm: tuple[float, float, float] | None
     normalisation: tuple[Normalisation, ...]
     crop: Crop = "none"
 
-    def apply(self, volume: Volume) -> tuple[np.ndarray, Record]:
-        """The image (c, i, j, k) on the model's grid, float32, and the record of the way.
+    def __post_init__(self) -> None:
+        spacing = self.spacing_mm
+        if spacing is not None and not all(math.isfinite(mm) and mm > 0 for mm in spacing):
+            raise InputFault(
+                f"spacing_mm {spacing}: each number is a voxel size above 0.", code="E_SPACING"
+            )
+        if self.crop not in get_args(Crop):
+            raise InputFault(
+                f"crop {self.crop!r} is not known; it is one of {', '.join(get_args(Crop))}.",
+                code="E_CROP",
+            )
+
+    def apply(self, volume: Volume) -> tuple[Float[np.ndarray, "c i j k"], Record]:
+        """The image on the model's grid, float32, and the record of the way.
 
         Raises:
             InputFault: another number of channels (E_CHANNELS), an image without any voxel
-                that is not 0 (E_CONST), or a normalisation that is not finite (E_NORMALISE).
+                that is not 0 (E_CONST), a spacing that makes too many voxels (E_SPACING), or
+                intensities that cannot be normalised (E_NORMALISE).
         """
         if len(volume.channels) != len(self.normalisation):
             raise InputFault(
@@ -117,19 +158,19 @@ class Preprocessing:
                 code="E_CHANNELS",
             )
         record = self.record_of(volume)
-        coarse = coarse_axis(_crop_grid(record).spacing_mm, record.model_grid.spacing_mm)
-        channels = [
-            resample_image(
+        image = np.empty((len(volume.array), *record.model_grid.shape), dtype=np.float32)
+        for place, (channel, normalisation) in enumerate(
+            zip(volume.array, self.normalisation, strict=True)
+        ):
+            image[place] = resample_image(
                 normalisation.apply(record.orient(channel)),
                 record.model_grid.shape,
-                coarse_axis=coarse,
+                coarse_axis=record.coarse_axis,
             )
-            for channel, normalisation in zip(volume.array, self.normalisation, strict=True)
-        ]
-        return np.stack(channels), record
+        return image, record
 
-    def apply_labels(self, labels: LabelVolume, record: Record) -> np.ndarray:
-        """Label values (i, j, k) on the model's grid of `record`.
+    def apply_labels(self, labels: LabelVolume, record: Record) -> Integer[np.ndarray, "i j k"]:
+        """Label values on the model's grid of `record`.
 
         Raises:
             InputFault: the labels lie on another grid than the image (E_PAIR).
@@ -142,21 +183,25 @@ class Preprocessing:
                 code="E_PAIR",
             )
         oriented = record.orient(labels.array)
-        return np.ascontiguousarray(resample_labels(oriented, record.model_grid.shape))
+        return np.ascontiguousarray(
+            resample_labels(oriented, record.model_grid.shape, coarse_axis=record.coarse_axis)
+        )
 
     def record_of(self, volume: Volume) -> Record:
-        """The geometry of the steps for `volume`, without touching its intensities."""
-        axes, flips = _orientation(volume.grid)
+        """The geometry of the steps for `volume`; its intensities matter to the crop alone."""
+        axes, flips = orientation(volume.grid)
         oriented = volume.array.transpose(0, *(axis + 1 for axis in axes))
-        oriented = oriented[(slice(None), *_reversal(flips))]
-        box = _nonzero_box(oriented) if self.crop == "nonzero" else _whole_box(oriented.shape[1:])
-        cropped = _cropped_grid(volume.grid, axes, flips, box)
+        oriented = oriented[(slice(None), *reversal(flips))]
+        i, j, k = oriented.shape[1:]
+        box = nonzero_box(oriented) if self.crop == "nonzero" else whole_box((i, j, k))
+        cropped = cropped_grid(volume.grid, axes, flips, box)
         return Record(
             source_grid=volume.grid,
             axes=axes,
             flips=flips,
             box=box,
-            model_grid=_respaced(cropped, self.spacing_mm),
+            model_grid=respaced(cropped, self.spacing_mm),
+            coarse_axis=coarse_axis(cropped.spacing_mm, self.spacing_mm or cropped.spacing_mm),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -179,77 +224,6 @@ class Preprocessing:
         )
 
     def digest(self) -> str:
-        """A sha256 of the settings: equal settings, equal digest."""
-        canonical = json.dumps(self.to_json(), sort_keys=True)
+        """A sha256 of the settings and the version of the steps: equal digest, equal voxels."""
+        canonical = json.dumps({"steps": STEPS_VERSION, **self.to_json()}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _orientation(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """For each of R, A, S: the array axis nearest to it and whether it runs the other way."""
-    worlds, signs = grid.nearest_axes()
-    a, b, c = (worlds.index(world) for world in range(3))
-    return (a, b, c), (signs[a] < 0, signs[b] < 0, signs[c] < 0)
-
-
-def _reversal(flips: tuple[bool, bool, bool]) -> tuple[slice, slice, slice]:
-    i, j, k = (slice(None, None, -1) if flip else slice(None) for flip in flips)
-    return i, j, k
-
-
-def _whole_box(shape: tuple[int, ...]) -> Box:
-    return (0, shape[0]), (0, shape[1]), (0, shape[2])
-
-
-def _nonzero_box(image: np.ndarray) -> Box:
-    inside = (image != 0).any(axis=0)
-    sides = []
-    for axis in range(3):
-        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        if hit.size == 0:
-            raise InputFault(
-                "every voxel of the image is 0; there is nothing to segment.", code="E_CONST"
-            )
-        sides.append((int(hit[0]), int(hit[-1]) + 1))
-    return sides[0], sides[1], sides[2]
-
-
-def _cropped_grid(
-    grid: Grid, axes: tuple[int, int, int], flips: tuple[bool, bool, bool], box: Box
-) -> Grid:
-    """The grid of the oriented crop: its voxel n is where a source voxel is, exactly."""
-    to_source = np.zeros((4, 4))
-    to_source[3, 3] = 1
-    for target, (axis, flip, (low, _)) in enumerate(zip(axes, flips, box, strict=True)):
-        to_source[axis, target] = -1 if flip else 1
-        to_source[axis, 3] = grid.shape[axis] - 1 - low if flip else low
-    i, j, k = (high - low for low, high in box)
-    return Grid((i, j, k), grid.affine @ to_source)
-
-
-def _crop_grid(record: Record) -> Grid:
-    return _cropped_grid(record.source_grid, record.axes, record.flips, record.box)
-
-
-def _respaced(grid: Grid, spacing_mm: tuple[float, float, float] | None) -> Grid:
-    """The grid over the same field of view with (nearly) another spacing.
-
-    The side is rounded to whole voxels, so the true spacing is field of view / side.
-    """
-    if spacing_mm is None:
-        return grid
-    old = np.asarray(grid.shape)
-    new = np.maximum(np.rint(old * grid.spacing_mm / np.asarray(spacing_mm)), 1).astype(int)
-    scale = old / new
-    affine = np.array(grid.affine)
-    affine[:3, 3] += affine[:3, :3] @ (0.5 * scale - 0.5)
-    affine[:3, :3] *= scale
-    return Grid((int(new[0]), int(new[1]), int(new[2])), affine)
-
-
-def _grid_to_json(grid: Grid) -> dict[str, Any]:
-    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
-
-
-def _grid_from_json(data: Mapping[str, Any]) -> Grid:
-    i, j, k = data["shape"]
-    return Grid((i, j, k), np.asarray(data["affine"]))
