@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-all check format bench clean
 
+DEMO := runs/brats_swinunetr_demo
+
 demo: $(VENV)/.installed
 	$(BIN)/medseg train recipes/brats_swinunetr.yaml --demo
+	$(BIN)/medseg predict $(DEMO)/fold_0/bundle $(DEMO)/unseen -o $(DEMO)/predictions --overwrite
+	$(BIN)/medseg evaluate $(DEMO)/predictions $(DEMO)/fold_0/truth --bundle $(DEMO)/fold_0/bundle -o $(DEMO)/report
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

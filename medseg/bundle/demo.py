@@ -16,6 +16,7 @@ from medseg.evaluation.evaluate import Evaluation, evaluate_pairs
 from medseg.evaluation.pairs import Pair
 from medseg.evaluation.report import write_report
 from medseg.inference.predictor import Predictor
+from medseg.io.atomic import write_bytes
 from medseg.io.nifti import read_labels, read_volume
 from medseg.progress import Listener, silent
 from medseg.recipe.demo import demo_recipe
@@ -51,12 +52,11 @@ class DemoScores:
         return float(np.mean(list(self.trained.values())))
 
 
-def run_demo(
-    recipe: Recipe, *, output: Path, resume: bool = False, listener: Listener = silent
-) -> DemoScores:
+def run_demo(recipe: Recipe, *, output: Path, listener: Listener = silent) -> DemoScores:
     """Make a synthetic set, train on it in `output`, and score unseen subjects.
 
-    The unseen subjects are of another seed: no network or best checkpoint was chosen on them.
+    The unseen subjects are of another seed: no network or best checkpoint was chosen on them. A
+    demo that was interrupted continues.
     """
     folder = output / f"{recipe.name}_demo"
     card = recipe.card
@@ -73,8 +73,11 @@ def run_demo(
         for name, subjects, seed in (("data", SUBJECTS, SEED), ("unseen", UNSEEN, UNSEEN_SEED))
     )
     small = demo_recipe(recipe, root=str(root))
-    run = train_run(small, folder=run_folder(output, small), resume=resume, listener=listener)
+    place = run_folder(output, small)
+    began = (place / "checkpoints").is_dir()
+    run = train_run(small, folder=place, resume=began, listener=listener)
     cases = open_listing(card, unseen).cases
+    _gather_truth(cases, run.folder / "truth")
     trained = load_bundle(run.bundle, trust_code=True).predictor(device="cpu")
     before = _evaluation(_untrained(small, trained), cases, run.folder / "untrained", listener)
     after = _evaluation(trained, cases, run.folder / "trained", listener)
@@ -90,6 +93,13 @@ def run_demo(
         report=report.page,
         picture=_picture(run, cases[0], trained.task),
     )
+
+
+def _gather_truth(cases: Sequence[Case], folder: Path) -> None:
+    """The unseen subjects' labels under the names that `medseg evaluate` looks for."""
+    for case in cases:
+        assert case.label is not None
+        write_bytes(folder / f"{case.id}.nii.gz", case.label.read_bytes())
 
 
 def _untrained(recipe: Recipe, trained: Predictor) -> Predictor:

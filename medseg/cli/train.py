@@ -66,7 +66,7 @@ def _run_demo(recipe: "Recipe", args: argparse.Namespace, terminal: Terminal) ->
         "pipeline; the model it trains is of no medical use."
     )
     with terminal.progress() as listener:
-        scores = run_demo(recipe, output=args.output, resume=args.resume, listener=listener)
+        scores = run_demo(recipe, output=args.output, listener=listener)
     _tell(scores, terminal)
     return 0
 
