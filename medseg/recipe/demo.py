@@ -31,6 +31,7 @@ TRAINER = {
     "foreground_share": 0.5,
     "devices": 1,
     "strategy": "auto",
+    "workers": 0,
 }
 AUGMENT = {
     "rotation_probability": 0.0,
