@@ -22,8 +22,9 @@ Labels = Integer[np.ndarray, "i j k"]
 def resample_labels(
     labels: Labels, shape: Sequence[int], *, coarse_axis: int | None = None
 ) -> Labels:
-    """Label values on `shape` voxels; at equal weights the smaller value wins.
+    """Label values on `shape` voxels: at each the label of the largest interpolated mask.
 
+    At equal weights the label of the nearer voxel wins, and of equally near ones the smaller value.
     Along `coarse_axis` the nearest voxel is taken. Labels of this very shape come back as given.
     """
     if coarse_axis is not None and labels.shape[coarse_axis] != shape[coarse_axis]:
@@ -91,9 +92,10 @@ def _heaviest(
     is_low, is_high = corners == low, corners == high
     of_low = np.einsum("cn,cn->n", weights, is_low, dtype=np.float32)
     of_high = np.einsum("cn,cn->n", weights, is_high, dtype=np.float32)
-    winner = np.where(of_high > of_low + TIE, high, low)
-    # Most cells hold two labels. Where there are more, each corner's label is summed.
-    more = np.flatnonzero(~(is_low | is_high).all(axis=0))
+    winner = np.where(of_high > of_low, high, low)
+    # Most cells hold two labels, one of them heavier. The others take a longer way.
+    open_ = ~(is_low | is_high).all(axis=0) | (np.abs(of_high - of_low) <= TIE)
+    more = np.flatnonzero(open_)
     if more.size:
         winner[more] = _heaviest_of_many(corners[:, more], weights[:, more])
     return winner
@@ -102,10 +104,15 @@ def _heaviest(
 def _heaviest_of_many(
     corners: Integer[np.ndarray, "corner n"], weights: Float[np.ndarray, "corner n"]
 ) -> Integer[np.ndarray, " n"]:
+    """Of equal sums the label of the nearest corner, of equally near ones the smaller value.
+
+    A flipped volume so has the same labels, flipped.
+    """
     sums = weights.copy()
     for one, other in combinations(range(len(corners)), 2):
         same = corners[one] == corners[other]
         sums[one] += weights[other] * same
         sums[other] += weights[one] * same
-    wins = sums > sums.max(axis=0) - TIE
+    near = np.where(sums > sums.max(axis=0) - TIE, weights, np.float32(-1))
+    wins = near > near.max(axis=0) - TIE
     return np.where(wins, corners, np.iinfo(corners.dtype).max).min(axis=0)

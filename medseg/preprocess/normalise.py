@@ -112,6 +112,9 @@ def _standard(channel: np.ndarray, sample: np.ndarray) -> np.ndarray:
     away = sample - np.float32(mean)
     offset = float(away.mean(dtype=np.float64))
     variance = float(np.square(away, out=away).mean(dtype=np.float64)) - offset**2
+    if not math.isfinite(variance):
+        # Dividing by infinity would leave an image of zeros, finite and empty.
+        return np.full_like(channel, np.nan)
     return _shifted(channel, mean, max(math.sqrt(max(variance, 0.0)), SMALLEST_STD))
 
 

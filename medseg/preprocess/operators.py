@@ -55,14 +55,14 @@ def linear_operator(source: int, target: int) -> Operator:
 
 def linear_places(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """For each target voxel the source voxel before it and how far beyond that it lies (0 to 1)."""
-    place = _places(source, target)
+    place = np.clip(_places(source, target), 0, source - 1)
     left = np.floor(place).astype(np.int64)
     return left, place - left
 
 
 def nearest_indices(source: int, target: int) -> np.ndarray:
     """For each target voxel the source voxel nearest to it; the later one of two as near."""
-    return np.floor(_places(source, target) + 0.5).astype(np.int64)
+    return np.minimum(np.floor(_places(source, target) + 0.5).astype(np.int64), source - 1)
 
 
 def applied(
@@ -91,9 +91,8 @@ def applied(
 
 
 def _places(source: int, target: int) -> np.ndarray:
-    """Where the target's voxel centers lie, counted in source voxels."""
-    place = (np.arange(target) + 0.5) * source / target - 0.5
-    return np.clip(place, 0, source - 1)
+    """Where the target's voxel centers lie, counted in source voxels: -0.5 to source - 0.5."""
+    return (np.arange(target) + 0.5) * source / target - 0.5
 
 
 def _frozen(operator: np.ndarray) -> Operator:

@@ -36,7 +36,7 @@ from medseg.volume import Grid, LabelVolume, Volume
 Crop = Literal["nonzero", "none"]
 
 # Counts up when the same settings begin to give other voxels, so that no old cache is taken.
-STEPS_VERSION = 2
+STEPS_VERSION = 3
 
 
 @dataclass(frozen=True)

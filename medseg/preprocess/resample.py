@@ -27,17 +27,22 @@ Image = Float[np.ndarray, "i j k"]
 def resample_image(array: Image, shape: Sequence[int], *, coarse_axis: int | None = None) -> Image:
     """One channel on `shape` voxels of the same field of view, cubic, float32.
 
-    The result stays within the range of the array, as scikit-image's and so nnU-Net's does.
+    A spline swings beyond its samples at an edge; the result is kept within the range of the array
+    (of each slice where slices are thick), as by scikit-image and so by nnU-Net.
     """
-    array = np.asarray(array, dtype=np.float32)
-    result = _resampled(array, shape, cubic_operator, coarse_axis=coarse_axis)
-    return result if result is array else np.clip(result, array.min(), array.max(), out=result)
+    array = _nearest_along(np.asarray(array, dtype=np.float32), shape, coarse_axis)
+    result = _resampled(array, shape, cubic_operator)
+    if result is array:
+        return result
+    across = tuple(axis for axis in range(3) if axis != coarse_axis)
+    low, high = array.min(axis=across, keepdims=True), array.max(axis=across, keepdims=True)
+    return np.clip(result, low, high, out=result)
 
 
 def resample_linear(array: Image, shape: Sequence[int], *, coarse_axis: int | None = None) -> Image:
     """One channel on `shape` voxels of the same field of view, trilinear, float32."""
-    array = np.asarray(array, dtype=np.float32)
-    return _resampled(array, shape, linear_operator, coarse_axis=coarse_axis)
+    array = _nearest_along(np.asarray(array, dtype=np.float32), shape, coarse_axis)
+    return _resampled(array, shape, linear_operator)
 
 
 def coarse_axis(spacing_mm: Sequence[float], other_mm: Sequence[float]) -> int | None:
@@ -54,13 +59,9 @@ def coarse_axis(spacing_mm: Sequence[float], other_mm: Sequence[float]) -> int |
 
 
 def _resampled(
-    array: Image,
-    shape: Sequence[int],
-    operator_of: Callable[[int, int], Operator],
-    *,
-    coarse_axis: int | None,
+    array: Image, shape: Sequence[int], operator_of: Callable[[int, int], Operator]
 ) -> Image:
-    result = _nearest_along(array, shape, coarse_axis)
+    result = array
     # Axes that shrink come first and leave less to do for those that grow.
     for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
         if result.shape[axis] != shape[axis]:
