@@ -1,7 +1,7 @@
 """A YAML file whose every value knows its line, so that what is wrong with it can be pointed at."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,14 @@ Place = tuple[str, ...]
 DEEPEST = 32
 MOST_ALIASES = 100
 MOST_NODES = 20_000
+MOST_DIGITS = 18
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2's core types: `1e-4` is a number, and `no`, `on` and dates are text."""
+    """YAML 1.2's core types: `1e-4` is a number, and `no`, `on` and dates are text.
+
+    Whole numbers are decimal, `010` is ten. Octal and hexadecimal ones stay text.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -33,6 +37,16 @@ for _tag, _pattern, _first in (
     ),
 ):
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def _whole(_loader: Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MOST_DIGITS:
+        problem = f"a number of more than {MOST_DIGITS} digits"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return int(node.value)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
 @dataclass(frozen=True)
@@ -54,16 +68,18 @@ def read_located(text: str, *, place: str) -> Located:
     """The mapping in `text`; `place` (a file name) stands in front of what is wrong with it.
 
     Raises:
-        InputFault: `text` is no YAML, no mapping, a key stands twice, or it nests deeper than 32
-            levels or repeats more than 100 anchors.
+        InputFault: `text` is no YAML, no mapping, has tags, a key stands twice (all of them are
+            told), or it nests deeper than 32 levels or repeats more than 100 anchors.
     """
     try:
         # The loader itself refuses control characters.
         loader = Loader(text)
         node = loader.get_single_node()
-        _refuse_bombs(text, node, place)
+        _refuse_tags_and_bombs(text, node, place)
         lines: dict[Place, int] = {}
-        _walk(node, (), lines, place)
+        twice = list(_walk(node, (), lines, place))
+        if twice:
+            raise InputFault("\n".join(twice), code="E_YAML")
         value = loader.construct_document(node) if node else None
     except yaml.MarkedYAMLError as fault:
         line = fault.problem_mark.line + 1 if fault.problem_mark else 1
@@ -75,27 +91,39 @@ def read_located(text: str, *, place: str) -> Located:
     return Located(value, lines)
 
 
-def _walk(node: yaml.Node | None, path: Place, lines: dict[Place, int], place: str) -> None:
+def _walk(
+    node: yaml.Node | None, path: Place, lines: dict[Place, int], place: str
+) -> Iterator[str]:
+    """Fill in `lines`; yields a sentence for each key that stands twice."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*path, str(key.value))
             line = key.start_mark.line + 1
             if inner in lines:
-                raise InputFault(
+                yield (
                     f"{place}:{line}: {key.value} stands twice (first in line {lines[inner]}); "
-                    "keep one.",
-                    code="E_YAML",
+                    "keep one."
                 )
+                continue
             lines[inner] = line
-            _walk(value, inner, lines, place)
+            yield from _walk(value, inner, lines, place)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             lines[(*path, str(number))] = item.start_mark.line + 1
-            _walk(item, (*path, str(number)), lines, place)
+            yield from _walk(item, (*path, str(number)), lines, place)
 
 
-def _refuse_bombs(text: str, node: yaml.Node | None, place: str) -> None:
-    aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader))
+def _refuse_tags_and_bombs(text: str, node: yaml.Node | None, place: str) -> None:
+    aliases = 0
+    for event in yaml.parse(text, Loader):
+        aliases += isinstance(event, yaml.AliasEvent)
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise InputFault(
+                f"{place}:{event.start_mark.line + 1}: not YAML of plain values: leave out the "
+                f"tag {tag}.",
+                code="E_YAML",
+            )
     if aliases > MOST_ALIASES:
         raise InputFault(
             f"{place}: {aliases} aliases; at most {MOST_ALIASES} are read. Write values out.",

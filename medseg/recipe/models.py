@@ -8,7 +8,7 @@ from pydantic import Field
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
 from medseg.models.topology import topology
-from medseg.recipe.section import Count, Positive, Section, Share
+from medseg.recipe.section import BelowOne, Count, Positive, Section
 from medseg.volume import Task
 
 if TYPE_CHECKING:
@@ -16,24 +16,39 @@ if TYPE_CHECKING:
 
 Patch = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+Features = Annotated[int, Field(ge=1, le=2048)]
+Blocks = Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)]
 
 
 class SwinUNETRSection(Section):
     """Swin UNETR (arXiv 2201.01266)."""
 
     name: Literal["swin_unetr"]
-    feature_size: Annotated[int, Field(ge=12, multiple_of=12)] = 48
+    """The network's name."""
+    feature_size: Annotated[int, Field(ge=1, le=768)] = 48
+    """Channels at half resolution, doubled at each stage; a multiple of 12 with these heads."""
     depths: tuple[Count, Count, Count, Count] = (2, 2, 2, 2)
+    """Transformer blocks of each stage; every second one shifts its windows."""
     heads: tuple[Count, Count, Count, Count] = (3, 6, 12, 24)
-    window_size: Annotated[int, Field(ge=2)] = 7
+    """Attention heads of each stage; they divide its channels."""
+    window_size: Annotated[int, Field(ge=2, le=32)] = 7
+    """Side of an attention window, in tokens."""
     mlp_ratio: Positive = 4.0
-    drop_rate: Share = 0.0
-    attention_drop_rate: Share = 0.0
-    drop_path_rate: Share = 0.0
+    """Width of the hidden layer of a block, in those of the block."""
+    drop_rate: BelowOne = 0.0
+    """Dropout after embedding, projections and hidden layers."""
+    attention_drop_rate: BelowOne = 0.0
+    """Dropout of attention weights."""
+    drop_path_rate: BelowOne = 0.0
+    """Largest chance that a block is left out; it rises from 0 with depth."""
     v2: bool = False
+    """A residual convolution before each stage (Swin UNETR-V2, MICCAI 2023)."""
     legacy_merging: bool = False
+    """Join patches as MONAI did before 1.5: for weights from then, not for new training."""
     faithful: bool = False
+    """Relative positions of cut windows as MONAI reads them; false: by true offsets."""
     gradient_checkpointing: bool = False
+    """Less memory for more time: blocks are computed again on the way back."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
@@ -49,12 +64,20 @@ class SwinUNETRSection(Section):
 
 
 class _NnUNet(Section):
-    stages: Annotated[int, Field(ge=2)] | None = None
+    stages: Annotated[int, Field(ge=2, le=16)] | None = None
+    """Most resolutions; null: as many as nnU-Net's rule takes from patch and spacing."""
     deep_supervision: bool = True
+    """In training, a loss at each resolution of the decoder."""
 
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
         """The sizes of input the network takes: as often as its topology halves them."""
         form = topology(patch_size, spacing_mm)
+        if form.stages < 2:
+            raise InputFault(
+                f"{'x'.join(map(str, patch_size))} voxels cannot be halved even once; one side "
+                "must be 12 voxels, or two sides 8.",
+                code="E_PATCH",
+            )
         form = form if self.stages is None else form.shallower(self.stages)
         return form.shape_policy
 
@@ -63,9 +86,13 @@ class NnUNetPlainSection(_NnUNet):
     """nnU-Net's plain UNet."""
 
     name: Literal["nnunet_plain"]
-    base_features: Count = 32
-    max_features: Count = 320
-    blocks: tuple[Count, ...] = (2,)
+    """The network's name."""
+    base_features: Features = 32
+    """Channels at full resolution, doubled at each halving."""
+    max_features: Features = 320
+    """Most channels of a stage."""
+    blocks: Blocks = (2,)
+    """Convolutions of each stage, down and up alike; the last number repeats."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
@@ -78,10 +105,15 @@ class NnUNetResEncSection(_NnUNet):
     """nnU-Net's UNet with a residual encoder; what is null is taken from `size`."""
 
     name: Literal["nnunet_resenc"]
+    """The network's name."""
     size: Literal["s", "m", "l"] = "m"
-    base_features: Count | None = None
-    max_features: Count | None = None
-    blocks: tuple[Count, ...] | None = None
+    """m and l are nnU-Net's (l has a larger patch: plan.network resenc_l); s is for two cores."""
+    base_features: Features | None = None
+    """Channels at full resolution, doubled at each halving; null: by size."""
+    max_features: Features | None = None
+    """Most channels of a stage; null: by size."""
+    blocks: Blocks | None = None
+    """Residual blocks of each encoder stage, the last number repeats; null: by size."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
@@ -94,10 +126,15 @@ class MedNeXtSection(Section):
     """MedNeXt (arXiv 2303.09975), MONAI's layers."""
 
     name: Literal["mednext"]
+    """The network's name."""
     size: Literal["s", "b", "m", "l"] = "s"
+    """The paper's sizes, from 5.6 to 62 million weights."""
     kernel_size: Literal[3, 5] = 3
-    base_features: Count = 32
+    """Side of the depthwise convolutions."""
+    base_features: Features = 32
+    """Channels at full resolution, doubled at each halving."""
     deep_supervision: bool = True
+    """In training, a loss at each resolution of the decoder."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
@@ -116,11 +153,17 @@ class SegResNetSection(Section):
     """SegResNet (arXiv 1810.11654), MONAI's layers."""
 
     name: Literal["segresnet"]
-    base_features: Annotated[int, Field(ge=8, multiple_of=8)] = 16
-    blocks_down: tuple[Count, ...] = (1, 2, 2, 4)
-    blocks_up: tuple[Count, ...] = (1, 1, 1)
-    dropout_rate: Share = 0.0
+    """The network's name."""
+    base_features: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = 16
+    """Channels at full resolution, doubled at each halving; groups of 8 are normalized."""
+    blocks_down: Blocks = (1, 2, 2, 4)
+    """Residual blocks of each encoder stage."""
+    blocks_up: Annotated[tuple[Count, ...], Field(min_length=1, max_length=7)] = (1, 1, 1)
+    """Residual blocks of each decoder stage, one stage less than the encoder has."""
+    dropout_rate: BelowOne = 0.0
+    """Dropout after the first convolution."""
     deep_supervision: bool = False
+    """In training, a loss at each resolution of the decoder."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
@@ -144,8 +187,11 @@ class CustomSection(Section):
     """
 
     name: Literal["custom"]
+    """The network's name."""
     target: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """What to import and call: "package.module:Class"."""
     arguments: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments beside in_channels and out_channels."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""

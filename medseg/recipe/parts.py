@@ -1,45 +1,62 @@
-"""The sections beside the model: data, plan, augmentation, loss, optimizer, schedule, trainer."""
+"""The sections on data, plan, augmentation and prediction."""
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from medseg.recipe.section import Auto, Count, Positive, Range, Section, Share
+from medseg.recipe.section import (
+    Auto,
+    Axes,
+    BelowOne,
+    Count,
+    NotNegative,
+    Positive,
+    Range,
+    Section,
+    Seed,
+    Share,
+)
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from medseg.data.augment import Augmentation
-    from medseg.training.fit import Settings
-    from medseg.training.optimizer import OptimizerFactory
-    from medseg.training.schedule import Schedule
 
-Size = tuple[Count, Count, Count]
-Millimeters = tuple[Positive, Positive, Positive]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Size = tuple[Side, Side, Side]
+# What a Grid takes for a spacing.
+Millimeter = Annotated[float, Field(ge=0.001, le=1000)]
+Millimeters = tuple[Millimeter, Millimeter, Millimeter]
 
 
 class DataSection(Section):
     """Which data set, where it lies, and who is held out."""
 
-    card: str = Field(description="A shipped card's name (medseg datasets), or a card's path.")
-    root: str = Field(description="The folder that holds the data set.")
+    card: str
+    """A shipped card's name (`medseg datasets`), or a card's path."""
+    root: str
+    """The folder that holds the data set."""
     fold: Annotated[int, Field(ge=0)] | Literal["fixed"] = 0
-    folds: Annotated[int, Field(ge=2)] = 5
-    split_seed: int = 0
-    cache: str | None = Field(
-        default=None, description="Where prepared cases are kept; null: in the output folder."
-    )
+    """Which fold is validated on, counted from 0; `fixed`: the card's own split."""
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
+    """How many folds the patients are dealt to."""
+    split_seed: Seed = 0
+    """Another number deals the patients differently."""
+    cache: str | None = None
+    """Where prepared cases are kept; null: in the output folder."""
 
 
 class NormaliseSection(Section):
     """One normalisation with its numbers; `ct` finds the numbers it lacks in the data set."""
 
     kind: Literal["zscore", "zscore_nonzero", "ct", "range", "none"]
+    """zscore (of the whole image), zscore_nonzero, ct, range (lower..upper to 0..1), or none."""
     lower: float | None = None
+    """Values below are cut (ct, range)."""
     upper: float | None = None
+    """Values above are cut (ct, range)."""
     mean: float | None = None
-    std: float | None = None
+    """Becomes 0 (ct)."""
+    std: Positive | None = None
+    """Becomes 1 (ct)."""
 
 
 NormaliseKind = Literal["zscore", "zscore_nonzero", "ct", "none", "auto"]
@@ -49,14 +66,19 @@ class PlanSection(Section):
     """The network's grid and batch; what is `auto` is planned by nnU-Net's rules."""
 
     spacing_mm: Millimeters | Auto = "auto"
+    """Voxel size that images are resampled to, along i, j, k."""
     patch_size: Size | Auto = "auto"
+    """Voxels of a training patch and of a prediction window, along i, j, k."""
     batch_size: Count | Auto = "auto"
+    """Patches of a step, on each device."""
     normalise: NormaliseKind | NormaliseSection = "auto"
+    """How intensities are scaled; with numbers of its own: {kind: range, lower: 0, upper: 99}."""
     crop: Literal["nonzero", "none", "auto"] = "auto"
-    network: Literal["plain", "resenc_m", "resenc_l", "resenc_xl"] = Field(
-        default="plain", description="Whose memory the planner counts with."
-    )
+    """Whether zeros around the body are cut off first."""
+    network: Literal["plain", "resenc_m", "resenc_l", "resenc_xl"] = "plain"
+    """Whose memory the planner counts with."""
     memory_gb: Positive | None = None
+    """Memory of the GPU to plan for; null: the network's own target."""
 
     @property
     def is_fixed(self) -> bool:
@@ -73,24 +95,42 @@ class PlanSection(Section):
 class AugmentSection(Section):
     """What may happen to a training patch; probabilities of 0 switch a change off."""
 
-    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    flip_axes: Axes = (0, 1, 2)
+    """Axes mirrored half of the time; along 0 left and right labels change places."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
+    """Largest angle about each axis."""
     rotation_probability: Share = 0.2
+    """Share of patches that are turned."""
     scale: Range = (0.7, 1.4)
+    """Factors of size; above 1 things look larger."""
     scale_probability: Share = 0.2
-    noise_std: Annotated[float, Field(ge=0)] = 0.1
+    """Share of patches that are scaled."""
+    noise_std: NotNegative = 0.1
+    """Largest standard deviation of noise, in those of the normalized image."""
     noise_probability: Share = 0.1
+    """Share of patches that get noise."""
     blur_sigma: Range = (0.5, 1.0)
+    """Widths of the Gaussian, in voxels."""
     blur_probability: Share = 0.2
+    """Share of patches that are blurred, each channel half of the time."""
     brightness: Range = (0.75, 1.25)
+    """Factors of intensity."""
     brightness_probability: Share = 0.15
+    """Share of patches whose brightness changes."""
     contrast: Range = (0.75, 1.25)
+    """Factors of the distance to the mean."""
     contrast_probability: Share = 0.15
+    """Share of patches whose contrast changes."""
     low_resolution: Range = (0.5, 1.0)
+    """Zooms that a patch is put through and back."""
     low_resolution_probability: Share = 0.25
+    """Share of patches that are coarsened, each channel half of the time."""
     gamma: Range = (0.7, 1.5)
+    """Exponents of intensity; mean and deviation are kept."""
     gamma_probability: Share = 0.3
+    """Share of patches that get a gamma."""
     gamma_inverted_probability: Share = 0.1
+    """Share of patches that get one in the negative."""
 
     def build(self) -> "Augmentation":
         """The augmentation."""
@@ -99,149 +139,12 @@ class AugmentSection(Section):
         return Augmentation(**self.settings())
 
 
-class DiceCESection(Section):
-    """Softmax Dice and cross entropy over labels."""
-
-    name: Literal["dice_ce"]
-    batch_dice: bool = True
-    include_background: bool = False
-    smooth: Positive = 1e-5
-    dice_weight: Annotated[float, Field(ge=0)] = 1.0
-    ce_weight: Annotated[float, Field(ge=0)] = 1.0
-
-    def build(self) -> "nn.Module":
-        """The loss, ready for deep supervision."""
-        from medseg.losses.deep import DeepSupervisionLoss
-        from medseg.losses.dice_ce import DiceCELoss
-
-        return DeepSupervisionLoss(DiceCELoss(**self.settings()))
-
-
-class RegionsSection(Section):
-    """Sigmoid Dice and binary cross entropy over the card's regions."""
-
-    name: Literal["regions"]
-    batch_dice: bool = True
-    smooth: Positive = 1e-5
-    dice_weight: Annotated[float, Field(ge=0)] = 1.0
-    ce_weight: Annotated[float, Field(ge=0)] = 1.0
-
-    def build(self) -> "nn.Module":
-        """The loss, ready for deep supervision."""
-        from medseg.losses.deep import DeepSupervisionLoss
-        from medseg.losses.dice_ce import RegionLoss
-
-        return DeepSupervisionLoss(RegionLoss(**self.settings()))
-
-
-LossSection = Annotated[DiceCESection | RegionsSection, Field(discriminator="name")]
-
-
-class AdamWSection(Section):
-    """AdamW."""
-
-    name: Literal["adamw"]
-    lr: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    betas: tuple[Share, Share] = (0.9, 0.999)
-
-    def build(self) -> "OptimizerFactory":
-        """What makes the optimizer of parameters."""
-        from medseg.training.optimizer import adamw
-
-        return partial(adamw, **self.settings())
-
-
-class SGDSection(Section):
-    """SGD with nnU-Net's defaults."""
-
-    name: Literal["sgd"]
-    lr: Positive = 1e-2
-    momentum: Share = 0.99
-    nesterov: bool = True
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
-
-    def build(self) -> "OptimizerFactory":
-        """What makes the optimizer of parameters."""
-        from medseg.training.optimizer import sgd
-
-        return partial(sgd, **self.settings())
-
-
-OptimizerSection = Annotated[AdamWSection | SGDSection, Field(discriminator="name")]
-
-
-class WarmupCosineSection(Section):
-    """A linear rise, then half a cosine; `warmup` and `final` are shares."""
-
-    name: Literal["warmup_cosine"]
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    final: Share = 0.0
-
-    def build(self) -> "Schedule":
-        """The factor of the learning rate, of progress 0 to 1."""
-        from medseg.training.schedule import warmup_cosine
-
-        return warmup_cosine(**self.settings())
-
-
-class PolySection(Section):
-    """(1 - progress)^exponent."""
-
-    name: Literal["poly"]
-    exponent: Positive = 0.9
-
-    def build(self) -> "Schedule":
-        """The factor of the learning rate, of progress 0 to 1."""
-        from medseg.training.schedule import poly
-
-        return poly(**self.settings())
-
-
-ScheduleSection = Annotated[WarmupCosineSection | PolySection, Field(discriminator="name")]
-
-
-class TrainerSection(Section):
-    """How long and how to train."""
-
-    epochs: Count = 1000
-    steps_per_epoch: Count = 250
-    max_time: Positive | None = Field(default=None, description="Minutes; the schedule fits it.")
-    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
-    gradient_clip: Positive | None = 12.0
-    validate_every: Count = Field(default=25, description="Epochs between validations.")
-    checkpoint_every: Count = Field(default=250, description="Steps between checkpoints.")
-    picture_every: Count = Field(default=50, description="Epochs between pictures.")
-    foreground_share: Share = Field(
-        default=0.33, description="Share of a batch that is centered on a labeled voxel."
-    )
-    seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = 0
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: Count = 1
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-
-    def build(self) -> "Settings":
-        """The settings of the run."""
-        from medseg.training.fit import Settings
-
-        return Settings(
-            epochs=self.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-            max_time_s=None if self.max_time is None else 60 * self.max_time,
-            precision=self.precision,
-            validate_every=self.validate_every,
-            checkpoint_every=self.checkpoint_every,
-            picture_every=self.picture_every,
-            accelerator=self.accelerator,
-            devices=self.devices,
-            strategy=self.strategy,
-        )
-
-
 class PredictSection(Section):
     """How the trained network predicts."""
 
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    overlap: BelowOne = 0.5
+    """Share of a window that the next one covers again."""
+    mirror_axes: Axes = ()
+    """Axes that the image is also predicted mirrored along, and the results averaged."""
     batch_size: Count = 1
+    """Windows at a time."""

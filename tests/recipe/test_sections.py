@@ -1,21 +1,38 @@
 """Sections against what they build: equal settings and defaults, and every shipped recipe."""
 
+import dataclasses
 import inspect
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from medseg.data.augment import Augmentation
+from medseg.data.plan import plan
+from medseg.data.splits import make_split
 from medseg.fault import InputFault
+from medseg.inference.predictor import Predictor
 from medseg.losses.dice_ce import DiceCELoss, RegionLoss
 from medseg.models.catalog import CATALOG
 from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
-from medseg.recipe import load_recipe, schema
-from medseg.recipe.demo import SMALL_MODELS, demo_recipe
+from medseg.preprocess.normalise import Normalisation
+from medseg.recipe import schema
+from medseg.recipe.demo import SMALL_MODELS
+from medseg.recipe.faults import _sections
+from medseg.recipe.fitting import (
+    AdamWSection,
+    DiceCESection,
+    PolySection,
+    RegionsSection,
+    SGDSection,
+    TrainerSection,
+    WarmupCosineSection,
+)
 from medseg.recipe.models import (
     CustomSection,
     MedNeXtSection,
@@ -25,17 +42,15 @@ from medseg.recipe.models import (
     SwinUNETRSection,
 )
 from medseg.recipe.parts import (
-    AdamWSection,
     AugmentSection,
-    DiceCESection,
-    PolySection,
-    RegionsSection,
-    SGDSection,
-    WarmupCosineSection,
+    DataSection,
+    NormaliseSection,
+    PlanSection,
+    PredictSection,
 )
 from medseg.recipe.recipe import Recipe
 from medseg.recipe.section import Section
-from medseg.shipped import shipped_files
+from medseg.training.fit import Settings
 from medseg.training.optimizer import adamw, sgd
 from medseg.training.schedule import poly, warmup_cosine
 from medseg.volume import LabelTable, Target, Task
@@ -70,53 +85,59 @@ def test_settings_and_defaults_are_those_of_what_is_built(
     assert stated == taken
 
 
-def task_of(recipe: Recipe) -> Task:
-    """The recipe's task; where dataset.json would tell it, that of the card's phantom."""
-    card = recipe.card
-    labels = card.labels or LabelTable.from_names(card.phantom.labels)
-    target = Target(labels, card.regions if recipe.wants_regions else ())
-    patch, spacing = recipe.plan.patch_size, recipe.plan.spacing_mm
-    return Task(
-        card.channels or card.phantom.channels,
-        target,
-        (1.0, 1.0, 1.0) if isinstance(spacing, str) else spacing,
-        (64, 64, 64) if isinstance(patch, str) else patch,
-    )
+# Settings that one section shares out over several callables.
+SHARED = [
+    (NormaliseSection, Normalisation, {}),
+    (PredictSection, Predictor, {}),
+    (PlanSection, plan, {"spacing_mm": None, "patch_size": None, "batch_size": None}
+     | {"normalise": None, "crop": None}),
+    (DataSection, make_split, {"card": None, "root": None, "cache": None, "split_seed": "seed"}),
+]  # fmt: skip
 
 
-def test_every_shipped_recipe_builds() -> None:
-    names = []
-    for path in shipped_files("recipes"):
-        recipe = load_recipe(path)
-        task = task_of(recipe)
-        with torch.device("meta"):
-            model = recipe.model.build(task)
-        assert sum(p.numel() for p in model.parameters()) > 100_000
-        assert model.shape_policy.refuses(task.patch_size) is None
-        policy = recipe.model.shape_policy(task.patch_size, task.spacing_mm)
-        assert policy == model.shape_policy
-        recipe.loss.build()
-        recipe.schedule.build()
-        recipe.augment.build()
-        recipe.trainer.build()
-        recipe.optimizer.build()(model.parameters())
-        names.append(path.stem)
-    assert len(names) == 11, names
-    assert len(set(names)) == 11
-
-
-def test_every_shipped_recipe_has_a_small_demo() -> None:
+@pytest.mark.parametrize(
+    ("section", "built", "other"), SHARED, ids=["norm", "pred", "plan", "data"]
+)
+def test_shared_settings_have_the_defaults_of_what_takes_them(
+    section: type[Section], built: Callable, other: dict[str, str | None]
+) -> None:
+    taken = inspect.signature(built).parameters
     seen = 0
-    for path in shipped_files("recipes"):
-        demo = demo_recipe(load_recipe(path), root="somewhere")
-        task = task_of(demo)
-        with torch.device("meta"):
-            model = demo.model.build(task)
-        assert sum(p.numel() for p in model.parameters()) < 5_000_000
-        if demo.plan.is_fixed:
-            assert task.patch_size[0] * task.patch_size[1] * task.patch_size[2] <= 48 * 64 * 48
-        seen += 1
-    assert seen == 11
+    for name, field in section.model_fields.items():
+        theirs = other.get(name, name)
+        if theirs is not None:
+            default = taken[theirs].default
+            assert default is inspect.Parameter.empty or default == field.default, name
+            seen += 1
+    assert seen >= 2
+
+
+def test_the_trainer_hands_over_every_setting_of_a_run() -> None:
+    elsewhere = {"gradient_clip", "foreground_share", "seed", "workers"}
+    stated = set(TrainerSection.model_fields) - elsewhere
+    taken = {field.name for field in dataclasses.fields(Settings)}
+    assert {"max_time_s" if name == "max_time" else name for name in stated} == taken
+    section = TrainerSection(max_time=1.5, precision="bf16-mixed", epochs=3, devices=2)
+    built = section.build()
+    assert (built.max_time_s, built.precision, built.epochs, built.devices) == (
+        90.0,
+        "bf16-mixed",
+        3,
+        2,
+    )
+    for name in stated - {"max_time"}:
+        assert getattr(built, name) == getattr(section, name)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    seen, waiting = 0, [Recipe]
+    for section in waiting:
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+            assert field.description.endswith("."), f"{section.__name__}.{name}"
+            seen += 1
+            waiting += [found for found in _sections(field.annotation) if found not in waiting]
+    assert seen > 100
 
 
 def test_the_catalog_lists_what_a_recipe_can_name() -> None:
@@ -125,6 +146,28 @@ def test_the_catalog_lists_what_a_recipe_can_name() -> None:
 
 def test_the_kept_schema_is_fresh() -> None:
     assert schema.is_fresh(), "run `python -m medseg.recipe.schema`"
+
+
+def test_the_schema_is_written_and_a_stale_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(schema, "shipped_folder", lambda _kind: tmp_path)
+    assert schema.main(["--check"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert schema.main([]) == 0
+    assert schema.main(["--check"]) == 0
+    (tmp_path / schema.NAME).write_text("{}\n")
+    assert schema.main(["--check"]) == 1
+    assert "python -m medseg.recipe.schema" in capsys.readouterr().err
+
+
+def test_the_schema_describes_a_recipe_to_editors() -> None:
+    made = json.loads(schema.schema())
+    assert made["additionalProperties"] is False
+    assert set(made["required"]) == {"name", "data", "model", "loss", "optimizer", "schedule"}
+    assert set(made["properties"]["model"]["discriminator"]["mapping"]) == set(SMALL_MODELS)
+    assert made["properties"]["plan"]["anyOf"][1] == {"const": "auto"}
+    assert made["$defs"]["TrainerSection"]["properties"]["epochs"]["description"]
 
 
 def test_a_custom_network_is_built_by_its_target() -> None:

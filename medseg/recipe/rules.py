@@ -1,0 +1,200 @@
+"""The rules between settings: what each of them allows alone, but not together."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medseg.data.card import Card, load_card
+from medseg.fault import InputFault
+from medseg.recipe.fitting import DiceCESection, RegionsSection, SGDSection, TrainerSection
+from medseg.recipe.models import SegResNetSection, SwinUNETRSection
+from medseg.recipe.parts import (
+    AugmentSection,
+    DataSection,
+    NormaliseSection,
+    PlanSection,
+    PredictSection,
+)
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """The setting at `path` does not go with others; `because` are those others."""
+
+    path: Path
+    rule: str
+    because: tuple[Path, ...] = ()
+
+
+Found = Iterator[Contradiction]
+
+
+def contradictions(sections: Mapping[str, Any]) -> list[Contradiction]:
+    """All contradictions between the sections that are there; each is sound by itself."""
+    return [
+        found
+        for needed, rule in RULES
+        if all(name in sections for name in needed)
+        for found in rule(*(sections[name] for name in needed))
+    ]
+
+
+def _card(data: DataSection) -> Found:
+    try:
+        card = load_card(data.card)
+    except InputFault as fault:
+        yield Contradiction(("data", "card"), str(fault))
+        return
+    if data.fold == "fixed" and card.split is None:
+        yield Contradiction(
+            ("data", "fold"),
+            f"the card {card.name} has no fixed split; give a number from 0 to {data.folds - 1}",
+            because=(("data", "card"),),
+        )
+
+
+def _fold(data: DataSection) -> Found:
+    if isinstance(data.fold, int) and data.fold >= data.folds:
+        yield Contradiction(
+            ("data", "fold"),
+            f"it is {data.fold}, but with {data.folds} folds it is 0 to {data.folds - 1}",
+            because=(("data", "folds"),),
+        )
+
+
+def _regions(data: DataSection, loss: DiceCESection | RegionsSection) -> Found:
+    card = _readable(data.card)
+    if loss.name == "regions" and card and card.layout != "nnunet" and not card.regions:
+        yield Contradiction(
+            ("loss", "name"),
+            f"regions are asked for, but the card {card.name} states none; write "
+            "`loss: {name: dice_ce}`, or a card with regions",
+            because=(("data", "card"), ("loss",)),
+        )
+
+
+def _readable(card: str) -> Card | None:
+    try:
+        return load_card(card)
+    except InputFault:
+        return None
+
+
+def _loss_weights(loss: DiceCESection | RegionsSection) -> Found:
+    if loss.dice_weight == loss.ce_weight == 0:
+        yield Contradiction(
+            ("loss", "dice_weight"),
+            "it is 0 and so is ce_weight, so nothing would be learned; give one a weight",
+            because=(("loss", "ce_weight"),),
+        )
+
+
+def _normalise(plan: PlanSection) -> Found:
+    asked = plan.normalise
+    if not isinstance(asked, NormaliseSection):
+        return
+    if asked.kind == "range":
+        lacking = [name for name in ("lower", "upper") if getattr(asked, name) is None]
+        if lacking:
+            yield Contradiction(
+                ("plan", "normalise"), f"range needs {' and '.join(lacking)} as well"
+            )
+    if asked.lower is not None and asked.upper is not None and asked.lower >= asked.upper:
+        yield Contradiction(
+            ("plan", "normalise", "lower"),
+            f"it is {asked.lower:g}, not below upper, which is {asked.upper:g}",
+            because=(("plan", "normalise", "upper"),),
+        )
+
+
+def _patch(plan: PlanSection, model: Any) -> Found:
+    patch, spacing = plan.patch_size, plan.spacing_mm
+    if isinstance(patch, str):
+        return
+    # Where the spacing is planned, it is taken as even: that decides how deep a UNet goes.
+    even = (1.0, 1.0, 1.0) if isinstance(spacing, str) else spacing
+    try:
+        refusal = model.shape_policy(patch, even).refuses(patch)
+    except InputFault as fault:
+        refusal = str(fault)
+    if refusal:
+        yield Contradiction(
+            ("plan", "patch_size"),
+            f"{model.name}: {refusal}",
+            because=(("model",), ("model", "name"), ("model", "stages"), ("plan", "spacing_mm")),
+        )
+
+
+def _heads(model: Any) -> Found:
+    if not isinstance(model, SwinUNETRSection):
+        return
+    for stage, heads in enumerate(model.heads):
+        channels = model.feature_size * 2**stage
+        if channels % heads:
+            yield Contradiction(
+                ("model", "heads", str(stage)),
+                f"{heads} heads do not divide the {channels} channels of stage {stage} "
+                f"(feature_size {model.feature_size}); with heads [3, 6, 12, 24] take a "
+                "feature_size that is a multiple of 12",
+                because=(("model", "feature_size"), ("model", "heads")),
+            )
+            return
+
+
+def _blocks(model: Any) -> Found:
+    if not isinstance(model, SegResNetSection):
+        return
+    down, up = len(model.blocks_down), len(model.blocks_up)
+    if down != up + 1:
+        yield Contradiction(
+            ("model", "blocks_down"),
+            f"it has {down} stages and blocks_up has {up}; the encoder has one stage more than "
+            "the decoder",
+            because=(("model", "blocks_up"),),
+        )
+
+
+def _nesterov(optimizer: Any) -> Found:
+    if isinstance(optimizer, SGDSection) and optimizer.nesterov and optimizer.momentum == 0:
+        yield Contradiction(
+            ("optimizer", "momentum"),
+            "it is 0, and nesterov needs a momentum; write `nesterov: false`",
+            because=(("optimizer", "nesterov"),),
+        )
+
+
+def _mirrors(augment: AugmentSection, predict: PredictSection) -> Found:
+    never = sorted(set(predict.mirror_axes) - set(augment.flip_axes))
+    if never:
+        yield Contradiction(
+            ("predict", "mirror_axes"),
+            f"training never mirrors axis {', '.join(map(str, never))} (augment.flip_axes is "
+            f"{list(augment.flip_axes)}), so the network does not know such images; leave it out",
+            because=(("augment", "flip_axes"),),
+        )
+
+
+def _devices(trainer: TrainerSection) -> Found:
+    if trainer.strategy == "fsdp" and trainer.accelerator == "cpu":
+        yield Contradiction(
+            ("trainer", "strategy"),
+            "fsdp shares a network out between GPUs, and accelerator is cpu; write ddp",
+            because=(("trainer", "accelerator"),),
+        )
+
+
+RULES: tuple[tuple[tuple[str, ...], Callable[..., Found]], ...] = (
+    (("data",), _card),
+    (("data",), _fold),
+    (("data", "loss"), _regions),
+    (("loss",), _loss_weights),
+    (("plan",), _normalise),
+    (("plan", "model"), _patch),
+    (("model",), _heads),
+    (("model",), _blocks),
+    (("optimizer",), _nesterov),
+    (("augment", "predict"), _mirrors),
+    (("trainer",), _devices),
+)
