@@ -81,5 +81,5 @@ def test_its_demo_is_small_and_takes_a_step(path: Path) -> None:
     optimizer.step()
     moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
     assert torch.isfinite(loss)
-    # A residual branch begins at 0, so what stands before its last norm moves from the next step on.
+    # A residual branch begins at 0: what stands before its last norm moves from the next step on.
     assert sum(moved) > 0.7 * len(moved)
