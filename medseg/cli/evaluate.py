@@ -9,6 +9,7 @@ from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 
 if TYPE_CHECKING:
+    from medseg.evaluation.evaluate import Evaluation
     from medseg.volume import Target
 
 
@@ -44,10 +45,20 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Score, write the report, print the means."""
-    from medseg.evaluation.evaluate import MEAN, evaluate
+    from medseg.evaluation.pairs import find_pairs
+
+    if not 0 <= args.tolerance_mm < math.inf:
+        raise InputFault(
+            f"--tolerance-mm {args.tolerance_mm:g}: it is a length, 0 or more.", code="E_USE"
+        )
+    target = _target(args)
+    cases = _cases(args.cases)
+    # What was mistyped is told before anything heavy is loaded.
+    find_pairs(args.predictions, args.truth, cases=cases, allow_missing=args.allow_missing)
+
+    from medseg.evaluation.evaluate import evaluate
     from medseg.evaluation.report import write_report
 
-    target = _target(args)
     with terminal.progress() as listener:
         evaluation = evaluate(
             args.predictions,
@@ -55,13 +66,21 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             target,
             tolerance_mm=args.tolerance_mm,
             images=args.images,
-            cases=_cases(args.cases),
+            cases=cases,
             allow_missing=args.allow_missing,
             listener=listener,
         )
         report = write_report(
             evaluation, args.output, title=args.predictions.name, listener=listener
         )
+    _show(evaluation, args.tolerance_mm, terminal)
+    terminal.say(f"Report: {report.page}")
+    return 0
+
+
+def _show(evaluation: "Evaluation", tolerance_mm: float, terminal: Terminal) -> None:
+    from medseg.evaluation.evaluate import MEAN
+
     names = (MEAN, *(structure.name for structure in evaluation.structures))
     lines = {(line.name, line.metric): line for line in evaluation.summaries()}
     rows = []
@@ -76,10 +95,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
                 _shown(lines[name, "hd95_mm"].mean, 2),
             )
         )
-    columns = ("", "Dice", "95 % interval", f"NSD {args.tolerance_mm:g} mm", "HD95 mm")
+    columns = ("", "Dice", "95 % interval", f"NSD {tolerance_mm:g} mm", "HD95 mm")
     terminal.table(f"{len(evaluation.cases)} cases", columns, rows)
-    terminal.say(f"Report: {report.page}")
-    return 0
 
 
 def _target(args: argparse.Namespace) -> "Target":
@@ -98,6 +115,12 @@ def _target(args: argparse.Namespace) -> "Target":
     from medseg.data.card import load_card
 
     card = load_card(args.card)
+    if card.labels is None:
+        raise InputFault(
+            f"--card {args.card}: this card leaves its labels to each data set's dataset.json; "
+            "give --bundle, or a label table with --labels.",
+            code="E_USE",
+        )
     return card.target(regions=bool(card.regions))
 
 
@@ -111,7 +134,14 @@ def _cases(asked: str | None) -> tuple[str, ...] | None:
     path = Path(asked)
     if not path.is_file():
         raise InputFault(f"--cases {path}: there is no such file.", code="E_NOTFILE")
-    return tuple(json.loads(path.read_text(encoding="utf-8"))["validation"])
+    try:
+        names = json.loads(path.read_bytes())["validation"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise InputFault(
+            f"--cases {path}: it is no split of a run (it lacks a list `validation`).",
+            code="E_SPLIT",
+        ) from fault
+    return tuple(map(str, names))
 
 
 def _shown(value: float, digits: int) -> str:

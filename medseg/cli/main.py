@@ -1,63 +1,82 @@
-"""The verbs, and what becomes of an error: a sentence and an exit code.
+"""What becomes of a verb: an exit code, and where something is wrong, a sentence.
 
-0 all done, 1 a fault of ours, 2 wrong use, 3 some cases failed.
+0 all done, 1 a fault of ours, 2 wrong use, 3 some cases failed; 130 interrupted, 141 nobody reads.
 """
 
-import argparse
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from medseg import __version__
-from medseg.cli import check, datasets, evaluate, models, plan, predict, recipes, train
+from medseg.cli.parser import parsed
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 
-VERBS = (train, predict, evaluate, check, plan, recipes, models, datasets)
-OK, OURS, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+OURS, WRONG_USE, INTERRUPTED, UNREAD = 1, 2, 130, 141
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the user's own paths can be: not allowed, read-only, a file for a folder, too long a name.
+THEIRS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    args = parser().parse_args(arguments)
-    terminal = Terminal(quiet=args.quiet, as_json=args.json)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    terminal = Terminal(quiet="--quiet" in given, as_json="--json" in given)
     try:
+        args = parsed(given)
         return args.run(args, terminal)
     except InputFault as fault:
         terminal.error(str(fault), code=fault.code)
         return WRONG_USE
     except KeyboardInterrupt:
-        terminal.error("interrupted; what was finished is kept.", code="E_INTERRUPTED")
-        return INTERRUPTED
+        return _interrupted(terminal)
+    except SystemExit as end:
+        # Lightning and rich end the program themselves on Ctrl-C and a closed pipe.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return _interrupted(terminal)
+        if isinstance(end.__context__, BrokenPipeError):
+            return UNREAD
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            terminal.error(
-                f"{error.filename or 'output'}: the disk is full; free some space and run the "
-                "command again.",
-                code="E_DISKFULL",
-            )
-            return WRONG_USE
-        return _ours(terminal, error)
+        return _of_the_machine(terminal, error)
     except Exception as error:  # noqa: BLE001  # the last door: a fault of ours, told as such
         return _ours(terminal, error)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    top = argparse.ArgumentParser(
-        prog="medseg",
-        description="3D medical image segmentation: train, predict and evaluate.",
-        epilog="Each verb has its own --help.",
-    )
-    top.add_argument("--version", action="version", version=f"medseg {__version__}")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--quiet", action="store_true", help="print errors and results alone")
-    shared.add_argument("--json", action="store_true", help="print events as JSON lines")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in VERBS:
-        verb.add_parser(verbs, shared)
-    return top
+def _interrupted(terminal: Terminal) -> int:
+    terminal.error("interrupted; what was finished is kept.", code="E_INTERRUPTED")
+    return INTERRUPTED
+
+
+def _of_the_machine(terminal: Terminal, error: OSError) -> int:
+    place = error.filename or "output"
+    if isinstance(error, BrokenPipeError):
+        # What is still buffered has nowhere to go; say so to nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    if error.errno in FULL:
+        terminal.error(
+            f"{place}: the disk is full; free some space and run the command again.",
+            code="E_DISKFULL",
+        )
+        return WRONG_USE
+    if error.errno in THEIRS and error.filename:
+        terminal.error(
+            f"{place}: it cannot be used ({error.strerror}); choose another path, or change its "
+            "permissions.",
+            code="E_PATH",
+        )
+        return WRONG_USE
+    return _ours(terminal, error)
 
 
 def _ours(terminal: Terminal, error: BaseException) -> int:

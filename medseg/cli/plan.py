@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from medseg.cli.terminal import Terminal
+from medseg.fault import InputFault
 
 
 def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -35,12 +36,17 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Print the plan as the section of a recipe."""
     from medseg.data.card import load_card
     from medseg.data.cases import open_listing
+
+    if args.memory_gb is not None and not args.memory_gb > 0:
+        raise InputFault(f"--memory-gb {args.memory_gb:g}: it is above 0.", code="E_USE")
+    card = load_card(args.card or _card_for(args.root))
+    # What was mistyped is told before anything heavy is loaded.
+    listing = open_listing(card, args.root)
+
     from medseg.data.fingerprint import fingerprint
     from medseg.data.plan import plan
     from medseg.io.atomic import write_json
 
-    card = load_card(args.card or _card_for(args.root))
-    listing = open_listing(card, args.root)
     with terminal.progress() as listener:
         facts = fingerprint(listing, listener=listener)
     made = plan(facts, network=args.network, memory_gb=args.memory_gb)
@@ -66,6 +72,6 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 def _card_for(root: Path) -> str:
     facts = root / "dataset.json"
-    if facts.is_file() and "channel_names" in facts.read_text(encoding="utf-8"):
+    if facts.is_file() and b'"channel_names"' in facts.read_bytes():
         return "nnunet"
     return "msd"

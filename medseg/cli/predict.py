@@ -1,10 +1,33 @@
 """`medseg predict BUNDLE INPUT... -o OUT`: label maps on the grids of the inputs."""
 
 import argparse
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
+
+if TYPE_CHECKING:
+    from medseg.inference.predictor import Predictor
+
+REPORT = "report.csv"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case; `code` and `message` tell why it failed."""
+
+    case: str
+    state: Literal["done", "present", "failed"]
+    code: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
 
 
 def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -16,7 +39,8 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         description="Label images with a trained bundle. An INPUT is a NIfTI file, a folder of "
         "them, or a folder with one folder a case. The channels of a case are one 4D file, files "
         "CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the bundle, or files whose names "
-        "end in the channels' names. Each result is OUT/CASE.nii.gz.",
+        "end in the channels' names. Each result is OUT/CASE.nii.gz; OUT/report.csv tells what "
+        "became of each case, and its volumes.",
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT")
@@ -34,30 +58,83 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Predict every case; one that cannot be is reported and the rest is done (code 3)."""
-    from medseg.bundle.bundle import load_bundle
     from medseg.bundle.cases import find_cases
-    from medseg.bundle.predict import best_device, predict_case
+    from medseg.bundle.manifest import read_manifest
 
     if args.overlap is not None and not 0 <= args.overlap < 1:
         raise InputFault(f"--overlap {args.overlap}: it lies from 0 to below 1.", code="E_USE")
+    # What was mistyped is told before torch is loaded.
+    cases = find_cases(args.inputs, read_manifest(args.bundle)["task"].get("channels", []))
+
+    from medseg.bundle.bundle import load_bundle
+    from medseg.bundle.predict import best_device
+
+    device = best_device(args.device)
     bundle = load_bundle(args.bundle, trust_code=args.trust_code)
-    cases = find_cases(args.inputs, bundle.task.channels)
-    predictor = bundle.predictor(device=best_device(args.device), overlap=args.overlap)
-    failed = 0
-    for number, (name, files) in enumerate(cases.items(), start=1):
-        target = args.output / f"{name}.nii.gz"
-        if target.exists() and not args.overwrite:
-            terminal.say(f"{target}: there already (--overwrite predicts it again).")
-            continue
-        try:
-            with terminal.progress() as listener:
-                volumes_ml = predict_case(predictor, files, target, listener=listener)
-        except InputFault as fault:
-            failed += 1
-            terminal.error(f"{name}: {fault}", code=fault.code)
-            continue
-        told = ", ".join(f"{label} {volume:.1f} ml" for label, volume in volumes_ml.items())
-        terminal.say(f"{target} ({number}/{len(cases)}): {told}")
+    predictor = bundle.predictor(device=device, overlap=args.overlap)
+    outcomes: list[Outcome] = []
+    try:
+        for name, files in cases.items():
+            target = args.output / f"{name}.nii.gz"
+            outcome = _predicted(predictor, name, files, target, terminal, again=args.overwrite)
+            outcomes.append(outcome)
+            _tell(outcome, f"{target} ({len(outcomes)}/{len(cases)})", terminal)
+            if outcome.code == "E_DISKFULL":
+                raise InputFault(outcome.message, code=outcome.code)
+    finally:
+        _write_report(args.output / REPORT, outcomes)
+    failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:
         terminal.error(f"{failed} of {len(cases)} cases failed.", code="E_CASES")
     return 3 if failed else 0
+
+
+def _predicted(
+    predictor: "Predictor",
+    name: str,
+    files: Sequence[Path],
+    target: Path,
+    terminal: Terminal,
+    *,
+    again: bool,
+) -> Outcome:
+    from medseg.bundle.predict import predict_case
+
+    if target.exists() and not again:
+        return Outcome(name, "present")
+    began = time.monotonic()
+    try:
+        with terminal.progress() as listener:
+            volumes_ml = predict_case(predictor, files, target, listener=listener)
+    except InputFault as fault:
+        return Outcome(name, "failed", fault.code, str(fault), time.monotonic() - began)
+    return Outcome(name, "done", seconds=time.monotonic() - began, volumes_ml=volumes_ml)
+
+
+def _tell(outcome: Outcome, place: str, terminal: Terminal) -> None:
+    if outcome.state == "failed":
+        terminal.error(f"{outcome.case}: {outcome.message}", code=outcome.code)
+    elif outcome.state == "present":
+        terminal.say(f"{place}: there already (--overwrite predicts it again).")
+    else:
+        volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
+        terminal.say(
+            f"{place}: {volumes}", {"case": outcome.case, "volumes_ml": outcome.volumes_ml}
+        )
+
+
+def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
+    from medseg.io.atomic import write_text
+
+    if not outcomes:
+        return
+    labels = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_ml))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(
+        ["case", "state", "code", "seconds", *(f"{name} ml" for name in labels), "message"]
+    )
+    for one in outcomes:
+        volumes = [f"{one.volumes_ml[name]:.3f}" if one.volumes_ml else "" for name in labels]
+        rows.writerow([one.case, one.state, one.code, f"{one.seconds:.2f}", *volumes, one.message])
+    write_text(path, text.getvalue())

@@ -21,6 +21,20 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:  # noqa: ARG001
     rows = []
     for path in shipped_files("recipes"):
         recipe = load_recipe(path)
-        rows.append((path.stem, recipe.model.name, recipe.data.card, recipe.loss.name))
-    terminal.table("", ("recipe", "model", "data set", "loss"), rows)
+        patch, trainer = recipe.plan.patch_size, recipe.trainer
+        rows.append(
+            (
+                path.stem,
+                recipe.model.name,
+                recipe.data.card,
+                recipe.loss.name,
+                patch if isinstance(patch, str) else "x".join(map(str, patch)),
+                f"{trainer.epochs * trainer.steps_per_epoch:,}",
+            )
+        )
+    terminal.table("", ("recipe", "network", "data set", "loss", "patch", "steps"), rows)
+    terminal.say(
+        "\nmedseg train RECIPE --demo tries one on a synthetic set; check RECIPE --resolved"
+    )
+    terminal.say("prints all its settings, and models NETWORK tells what each of them is.")
     return 0

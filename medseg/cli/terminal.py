@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -33,10 +34,10 @@ class Terminal:
         self._out = Console(soft_wrap=True, highlight=False)
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
 
-    def say(self, text: str) -> None:
-        """A sentence on the way."""
+    def say(self, text: str, facts: Mapping[str, Any] | None = None) -> None:
+        """A sentence on the way; a program gets its `facts` as well."""
         if self._as_json:
-            _print_json({"text": text})
+            _print_json({"text": text, **(facts or {})})
         elif not self._quiet:
             self._out.print(text, markup=False)
 
@@ -82,12 +83,13 @@ class Terminal:
 
 
 class _Lines:
-    """A line for the start and the end of a stage, and now and then between."""
+    """A line for the start and the end of a stage, for each new Dice, and now and then between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage = ""
         self._began = self._told = 0.0
+        self._dice: float | None = None
 
     def __call__(self, event: Progress) -> None:
         now = time.monotonic()
@@ -96,9 +98,12 @@ class _Lines:
             return
         if event.stage != self._stage:
             self._stage, self._began, self._told = event.stage, now, 0.0
-        if event.done < event.total and now - self._told < SECONDS_BETWEEN_LINES:
+        dice = event.detail.get("dice")
+        is_new = dice is not None and dice == dice and dice != self._dice
+        due = event.done >= event.total or now - self._told >= SECONDS_BETWEEN_LINES
+        if not (is_new or due):
             return
-        self._told = now
+        self._told, self._dice = now, dice
         self._console.print(_line(event, now - self._began), markup=False)
 
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ LARGEST_TAIL = 1 << 20
 FAST = 1
 
 
+@runtime_checkable
 class Source(Protocol):
     """Something that gives at most `most` of the next bytes, and none at its end."""
 

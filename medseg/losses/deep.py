@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class DeepSupervisionLoss(nn.Module):
@@ -26,13 +26,10 @@ class DeepSupervisionLoss(nn.Module):
         # The level of weight 0 is computed too: its head then has a gradient (of zeros), without
         # which distributed training waits for it and stops.
         terms = [
-            weight * self.loss(output, _at_size(target, output.shape[2:]))
+            weight * self.loss(output, at_size(target, output.shape[2:]))
             for weight, output in zip(weights, outputs, strict=True)
         ]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        return torch.stack(terms).sum()
 
 
 def level_weights(levels: int) -> tuple[float, ...]:
@@ -43,8 +40,14 @@ def level_weights(levels: int) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def _at_size(target: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(target.shape[2:]) == tuple(size):
-        return target
-    resized = functional.interpolate(target.float(), size=tuple(size), mode="nearest-exact")
-    return resized.to(target.dtype)
+def at_size(
+    target: Integer[Tensor, "b t i j k"], size: Sequence[int]
+) -> Integer[Tensor, "b t i2 j2 k2"]:
+    """The target on a coarser grid: of each new voxel the old one at its center."""
+    for axis, length in enumerate(size, start=2):
+        old = target.shape[axis]
+        if length != old:
+            # floor((n + 1/2) * old / length), in whole numbers
+            places = (2 * torch.arange(length, device=target.device) + 1) * old // (2 * length)
+            target = target.index_select(axis, places)
+    return target

@@ -1,7 +1,8 @@
 """The model sections: a name, the constructor's arguments, and what a patch must be like."""
 
 import importlib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -222,6 +223,21 @@ ModelSection = Annotated[
     | CustomSection,
     Field(discriminator="name"),
 ]
+
+
+def settings_of_network(name: str) -> list[tuple[str, str, str]]:
+    """Each setting of a network: its name, its default as YAML, and what it is."""
+    sections = get_args(get_args(ModelSection)[0])
+    (section,) = (one for one in sections if one.model_fields["name"].annotation == Literal[name])
+    return [
+        (
+            key,
+            "" if about.is_required() else json.dumps(about.get_default(call_default_factory=True)),
+            about.description or "",
+        )
+        for key, about in section.model_fields.items()
+        if key != "name"
+    ]
 
 
 def _nnunet_task(task: Task) -> dict[str, Any]:

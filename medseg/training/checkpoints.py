@@ -6,13 +6,15 @@ exists at every moment whatever moment the process is killed at.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medseg.fault import InputFault
-from medseg.io.atomic import atomic_path, write_text
+from medseg.io.atomic import TEMPORARY, atomic_path, write_text
 from medseg.io.pickled import checksum_path, file_sha256, load_pickled
 
 log = logging.getLogger(__name__)
@@ -25,9 +27,13 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
     """Write `last.ckpt`; the one before it stays as `previous.ckpt`.
 
     The order of the moves matters: at any kill either `last` matches its sum, or `previous` does.
+
+    Raises:
+        InputFault: a weight is not finite (E_LOSS).
     """
+    _refuse_broken_weights(content, folder)
     last, previous = folder / LAST, folder / PREVIOUS
-    if last.exists() and not _damaged(last):
+    if last.exists():
         checksum_path(previous).unlink(missing_ok=True)
         last.replace(previous)
         if checksum_path(last).exists():
@@ -37,11 +43,35 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 
 def save_best(folder: Path, content: dict[str, Any]) -> None:
     """Write `best.ckpt` in the place of the one before."""
+    _refuse_broken_weights(content, folder)
     _save(folder / BEST, content)
 
 
+def exist(folder: Path) -> bool:
+    """Whether a run has left something to continue from, whole or not."""
+    return (folder / LAST).exists() or (folder / PREVIOUS).exists()
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed run was about to write, and a `last` that is of no use.
+
+    Else it would take the place of the `previous` that the run goes on from.
+    """
+    for stump in folder.glob(f"{TEMPORARY}*"):
+        stump.unlink()
+    last = folder / LAST
+    if not last.exists():
+        return
+    try:
+        load_checkpoint(last)
+    except InputFault:
+        # The file before its sum: without one it would pass for whole.
+        last.unlink()
+        checksum_path(last).unlink(missing_ok=True)
+
+
 def load_last(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint that is whole.
+    """The newest checkpoint that is whole; one that is passed over is logged with the reason.
 
     Raises:
         InputFault: there is none (E_CHECKPOINT).
@@ -51,15 +81,13 @@ def load_last(folder: Path) -> dict[str, Any]:
         if not path.exists():
             continue
         try:
-            content = load_checkpoint(path)
+            return load_checkpoint(path)
         except InputFault as fault:
-            log.warning("%s; trying the one before it", fault)
+            log.warning("%s Trying the checkpoint before it.", fault)
             reasons.append(str(fault))
-            continue
-        return content
     raise InputFault(
-        f"{folder}: there is no checkpoint to resume from"
-        f"{' (' + '; '.join(reasons) + ')' if reasons else ''}; start without --resume.",
+        " ".join([f"{folder}: there is no checkpoint to resume from.", *reasons])
+        + " Train again in another --output.",
         code="E_CHECKPOINT",
     )
 
@@ -67,7 +95,7 @@ def load_last(folder: Path) -> dict[str, Any]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """One checkpoint, its sum and format checked."""
     content = load_pickled(path)
-    if content.get("format") != FORMAT:
+    if content.get("format") != FORMAT or not {"model", "state", "identity"} <= content.keys():
         raise InputFault(
             f"{path}: it is no checkpoint of this version of medseg (format "
             f"{content.get('format')}, not {FORMAT}); train again or use the version it is of.",
@@ -76,17 +104,37 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_other_run(content: dict[str, Any], identity: dict[str, str], folder: Path) -> None:
+def refuse_other_run(content: Mapping[str, Any], identity: Mapping[str, str], folder: Path) -> None:
     """Raise InputFault where the checkpoint is of another model, data set or recipe."""
-    stored = content["identity"]
-    changed = [key for key, value in identity.items() if stored.get(key) != value]
+    then = content["identity"]
+    changed = [key for key in {**identity, **then} if then.get(key) != identity.get(key)]
     if changed:
         shown = "; ".join(
-            f"{key}: {stored.get(key)} then, {identity[key]} now" for key in changed[:4]
+            f"{key}: {then.get(key, 'none')} then, {identity.get(key, 'none')} now"
+            for key in changed[:4]
         )
         raise InputFault(
             f"{folder}: the checkpoint is of another run ({shown}). Resume with the recipe it "
             "was made by, or choose another --output.",
+            code="E_CHECKPOINT",
+        )
+
+
+def refuse_other_model(
+    content: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Raise InputFault where the checkpoint's weights differ in name or shape from `weights`."""
+    ours = {name: tuple(value.shape) for name, value in weights.items()}
+    theirs = {name: tuple(value.shape) for name, value in content["model"].items()}
+    changed = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if changed:
+        shown = "; ".join(
+            f"{name}: {theirs.get(name, 'none')} then, {ours.get(name, 'none')} now"
+            for name in changed[:3]
+        )
+        raise InputFault(
+            f"{folder}: the checkpoint is of another network, {len(changed)} of its weights differ "
+            f"({shown}). Resume with the model section it was made by, or choose another --output.",
             code="E_CHECKPOINT",
         )
 
@@ -101,6 +149,12 @@ def _save(path: Path, content: dict[str, Any]) -> None:
     write_text(checksum_path(path), f"{digest}  {path.name}\n")
 
 
-def _damaged(path: Path) -> bool:
-    expected = checksum_path(path)
-    return expected.is_file() and expected.read_text().split()[:1] != [file_sha256(path)]
+def _refuse_broken_weights(content: Mapping[str, Any], folder: Path) -> None:
+    for name, value in content["model"].items():
+        if not torch.isfinite(value).all():
+            raise InputFault(
+                f"{folder}: {name} is no longer finite after step {content['state']['step']}; "
+                "nothing was written. Lower optimizer.lr or lengthen the warm-up; the checkpoint "
+                "before is sound.",
+                code="E_LOSS",
+            )

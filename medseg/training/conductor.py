@@ -8,34 +8,22 @@ the data module draws sample n from (seed, n) alone, the network's random number
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from medseg.progress import Listener, Progress
 from medseg.training import checkpoints
+from medseg.training.examiner import Examiner, over_ranks
 from medseg.training.log import RunLog
 from medseg.training.module import SegmentationModule
-from medseg.training.picture import write_picture
+from medseg.training.rhythm import Rhythm
 from medseg.training.state import RunState
-from medseg.training.validation import Infer, decoded, mean_dice
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """How long the run is, and what happens how often (in steps)."""
-
-    total_steps: int
-    epoch_steps: int
-    validate_steps: int
-    checkpoint_steps: int
-    picture_steps: int
-    max_seconds: float | None
 
 
 class Conductor(Callback):
@@ -46,45 +34,44 @@ class Conductor(Callback):
         *,
         folder: Path,
         rhythm: Rhythm,
-        infer: Infer,
         identity: Mapping[str, str],
+        examiner: Examiner,
         listener: Listener,
         content: Mapping[str, Any] | None,
     ) -> None:
-        self.state = RunState()
+        self.state = RunState() if content is None else RunState.from_plain(content["state"])
         self._folder = folder
         self._rhythm = rhythm
-        self._infer = infer
         self._identity = dict(identity)
+        self._examiner = examiner
         self._listener = listener
         self._content = content
         self._log: RunLog | None = None
-        self._session_step = 0
-        self._session_start = time.monotonic()
-        self._seconds_before = 0.0
-        if content is not None:
-            names = {field.name for field in fields(RunState)}
-            self.state = RunState(**{k: v for k, v in content["state"].items() if k in names})
-
-    @property
-    def progress(self) -> float:
-        """How far the run is, 0 to 1: by steps, or by time where that is further."""
-        progress = self.state.step / self._rhythm.total_steps
-        if self._rhythm.max_seconds is not None:
-            progress = max(progress, self.state.seconds / self._rhythm.max_seconds)
-        return progress
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the checkpoint's weights and optimizer in place."""
-        if self._content is not None:
-            _module(pl_module).model.load_state_dict(self._content["model"])
-            trainer.optimizers[0].load_state_dict(self._content["optimizer"])
-            self._content = None
         self._session_step = self.state.step
         self._session_start = time.monotonic()
         self._seconds_before = self.state.seconds
+
+    @property
+    def progress(self) -> float:
+        """How far the run is, 0 to 1."""
+        state = self.state
+        return self._rhythm.progress(
+            state.step, state.seconds, closing_seconds=state.closing_seconds
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the checkpoint's weights and optimizer in place, or write the first checkpoint."""
+        module = _module(pl_module)
+        self._session_start = time.monotonic()
         if trainer.is_global_zero:
+            checkpoints.tidy(self._folder / "checkpoints")
             self._log = RunLog(self._folder, step=self.state.step)
+        if self._content is None:
+            self._save(trainer, module)
+            return
+        module.model.load_state_dict(self._content["model"])
+        trainer.optimizers[0].load_state_dict(self._content["optimizer"])
+        self._content = None
 
     def on_train_batch_start(
         self,
@@ -107,131 +94,100 @@ class Conductor(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Count the step, and do what is due after it."""
-        module = _module(pl_module)
+        module, state, rhythm = _module(pl_module), self.state, self._rhythm
         loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
-        self.state.step += 1
-        self.state.add_loss(loss)
-        self.state.seconds = self._seconds_before + time.monotonic() - self._session_start
-        self._agree_on_time(trainer)
-        over = self.progress >= 1.0
-        if over:
-            trainer.should_stop = True
+        state.step += 1
+        state.add_loss(loss)
+        self._read_clock(trainer)
+        trainer.should_stop = is_over = self.progress >= 1.0
         is_best = False
-        if over or self.state.step % self._rhythm.epoch_steps == 0:
-            is_best = self._end_epoch(trainer, module, validate=over or self._due("validate"))
-        if over or is_best or self._due("checkpoint"):
+        if is_over or rhythm.ends_epoch(state.step):
+            is_best = self._end_epoch(trainer, module, is_over=is_over)
+        if is_over or is_best or rhythm.saves(state.step):
             self._save(trainer, module, is_best=is_best)
         self._tell(trainer, loss)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Close the log."""
+        """Close the log; no process goes on before the checkpoints of the first are written."""
+        self._close_log()
+        trainer.strategy.barrier()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the log. A SIGTERM comes between two steps, so that no step of it is lost."""
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer, _module(pl_module))
+        self._close_log()
+
+    def _close_log(self) -> None:
         if self._log is not None:
             self._log.close()
 
-    def _due(self, what: str) -> bool:
-        return self.state.step % getattr(self._rhythm, f"{what}_steps") == 0
-
-    def _agree_on_time(self, trainer: pl.Trainer) -> None:
-        """All ranks go by the clock of the first: they must stop at the same step."""
+    def _read_clock(self, trainer: pl.Trainer) -> None:
+        """Set the seconds spent; with a time limit all ranks go by the clock of the first."""
+        seconds = self._seconds_before + time.monotonic() - self._session_start
         if trainer.world_size > 1 and self._rhythm.max_seconds is not None:
-            self.state.seconds = trainer.strategy.broadcast(self.state.seconds)
+            seconds = trainer.strategy.broadcast(seconds)
+        self.state.seconds = seconds
 
-    def _end_epoch(
-        self, trainer: pl.Trainer, module: SegmentationModule, *, validate: bool
-    ) -> bool:
+    def _end_epoch(self, trainer: pl.Trainer, module: SegmentationModule, *, is_over: bool) -> bool:
+        state, rhythm = self.state, self._rhythm
         row: dict[str, float | int] = {
-            "epoch": -(-self.state.step // self._rhythm.epoch_steps),
-            "step": self.state.step,
-            "loss": self.state.take_epoch_loss(),
+            "epoch": rhythm.epoch(state.step),
+            "step": state.step,
+            "loss": over_ranks(trainer, torch.tensor(state.take_epoch_loss()), how="mean").item(),
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
-            "seconds": self.state.seconds,
+            "seconds": state.seconds,
         }
         is_best = False
-        if validate:
+        if is_over or rhythm.validates(state.step):
             dice = self._validate(trainer, module)
+            is_best = state.add_score(float(dice.mean()))
             names = module.target.foreground_names
             row |= {f"dice {name}": float(value) for name, value in zip(names, dice, strict=True)}
-            is_best = self.state.add_score(float(dice.mean()))
-            row |= {"dice": self.state.score, "dice ema": self.state.ema}
+            row |= {"dice": state.score, "dice ema": state.ema, "seconds": state.seconds}
         if self._log is not None:
             self._log.add(row)
-        if self._due("picture") and trainer.is_global_zero:
-            self._picture(trainer, module)
+        if trainer.is_global_zero and (is_over or rhythm.draws(state.step)):
+            picture = self._folder / "pictures" / f"step_{state.step:06d}.png"
+            self._examiner.draw(trainer, module, picture, state.step)
         return is_best
 
     def _validate(self, trainer: pl.Trainer, module: SegmentationModule) -> Tensor:
-        """Mean Dice a foreground name over all cases, shared out between the ranks."""
-        cases = trainer.datamodule.validation_cases()  # type: ignore[attr-defined]
-        mine = cases[trainer.global_rank :: trainer.world_size]
-        with trainer.precision_plugin.forward_context():
-            rows = mean_dice(
-                module.model,
-                [_on_device(case, module.device) for case in mine],
-                target=module.target,
-                infer=self._infer,
-            )
-        total = torch.cat([rows.sum(0), torch.tensor([float(len(rows))])]).to(module.device)
-        if trainer.world_size > 1:
-            total = trainer.strategy.reduce(total, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return (total[:-1] / total[-1]).cpu()
+        """Mean Dice of each foreground name; how long it took is kept for the end of the run."""
+        before = self.state.seconds
+        dice = self._examiner.score(trainer, module)
+        self._read_clock(trainer)
+        self.state.closing_seconds = self.state.seconds - before
+        return dice
 
-    def _picture(self, trainer: pl.Trainer, module: SegmentationModule) -> None:
-        case = _on_device(trainer.datamodule.validation_cases()[0], module.device)  # type: ignore[attr-defined]
-        module.model.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            prediction = decoded(self._infer(module.model, case["image"]), module.target)
-        module.model.train()
-        write_picture(
-            self._folder / "pictures" / f"step_{self.state.step:06d}.png",
-            image=case["image"].float().cpu().numpy(),
-            truth=module.target.decode(case["target"].cpu().numpy()),
-            prediction=module.target.decode(prediction.cpu().numpy()),
-            target=module.target,
-            title=f"{case['case']}, step {self.state.step}",
-        )
-
-    def _save(self, trainer: pl.Trainer, module: SegmentationModule, *, is_best: bool) -> None:
+    def _save(
+        self, trainer: pl.Trainer, module: SegmentationModule, *, is_best: bool = False
+    ) -> None:
         if not trainer.is_global_zero:
             return
         content = {
             "model": module.model.state_dict(),
-            "optimizer": trainer.optimizers[0].state_dict(),
             "state": self.state.to_plain(),
             "identity": self._identity,
         }
         folder = self._folder / "checkpoints"
         if is_best:
             checkpoints.save_best(folder, content)
-        checkpoints.save_last(folder, content)
+        checkpoints.save_last(folder, {**content, "optimizer": trainer.optimizers[0].state_dict()})
 
     def _tell(self, trainer: pl.Trainer, loss: float) -> None:
         if not trainer.is_global_zero:
             return
-        done = self.state.step - self._session_step
-        rate = done / max(time.monotonic() - self._session_start, 1e-9)
-        detail = {
-            "loss": loss,
-            "rate": rate,
-            "seconds_left": self._seconds_left(rate),
-            "dice": self.state.score,
-        }
-        self._listener(
-            Progress("training", self.state.step, self._rhythm.total_steps, detail=detail)
-        )
-
-    def _seconds_left(self, rate: float) -> float:
-        by_steps = (self._rhythm.total_steps - self.state.step) / rate
-        if self._rhythm.max_seconds is None:
-            return by_steps
-        return min(by_steps, self._rhythm.max_seconds - self.state.seconds)
+        state = self.state
+        seconds = time.monotonic() - self._session_start
+        rate = (state.step - self._session_step) / max(seconds, 1e-9)
+        left = self._rhythm.seconds_left(state.step, state.seconds, steps_per_second=rate)
+        detail = {"loss": loss, "rate": rate, "seconds_left": left, "dice": state.score}
+        self._listener(Progress("training", state.step, self._rhythm.total_steps, detail=detail))
 
 
 def _module(module: pl.LightningModule) -> SegmentationModule:
     assert isinstance(module, SegmentationModule)
     return module
-
-
-def _on_device(case: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    moved = {key: case[key].to(device) for key in ("image", "target")}
-    return {**moved, "case": case["case"]}

@@ -1,23 +1,21 @@
 """Train a network: the settings of a run, and the one function that carries it out."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 
 from medseg.fault import InputFault
-from medseg.progress import Listener, silent
+from medseg.progress import Listener, Progress, silent
 from medseg.training import checkpoints
-from medseg.training.conductor import Conductor, Rhythm
+from medseg.training.conductor import Conductor
+from medseg.training.examiner import Examiner
 from medseg.training.module import SegmentationModule
+from medseg.training.rhythm import Rhythm
+from medseg.training.trainer import Precision, run_trainer
 from medseg.training.validation import Infer
-
-Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Settings:
         precision: of the network; the loss is always in float32.
         validate_every: epochs between validations; the last step is always followed by one.
         checkpoint_every: steps between checkpoints, within an epoch too.
-        picture_every: epochs between validation pictures.
+        picture_every: epochs between validation pictures; the last step is followed by one.
+        strategy: `ddp` for several devices, which `auto` chooses too.
     """
 
     epochs: int = 100
@@ -43,6 +42,26 @@ class Settings:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("auto", "ddp"):
+            raise InputFault(
+                f"trainer.strategy: {self.strategy} is not supported: checkpoints and gradient "
+                "clipping hold for whole networks only. Write auto or ddp.",
+                code="E_STRATEGY",
+            )
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """The settings in steps."""
+        return Rhythm(
+            total_steps=self.epochs * self.steps_per_epoch,
+            epoch_steps=self.steps_per_epoch,
+            validate_steps=self.validate_every * self.steps_per_epoch,
+            checkpoint_steps=self.checkpoint_every,
+            picture_steps=self.picture_every * self.steps_per_epoch,
+            max_seconds=self.max_time_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,7 @@ def fit(
     folder: Path,
     infer: Infer,
     identity: Mapping[str, str],
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     listener: Listener = silent,
     resume: bool = False,
 ) -> FitResult:
@@ -74,26 +94,34 @@ def fit(
     `identity` names model and data set, so that no other run is continued by mistake.
 
     Raises:
-        InputFault: nothing to resume, a checkpoint of another run (E_CHECKPOINT), or a loss or
-            gradient that is not finite (E_LOSS).
+        InputFault: a folder with another run, or none to resume (E_CHECKPOINT); a loss, gradient
+            or weight that is not finite (E_LOSS); a reading process that died (E_WORKER).
+        KeyboardInterrupt: stopped from outside; the run can be continued.
     """
-    content = checkpoints.load_last(folder / "checkpoints") if resume else None
+    content = _content(folder / "checkpoints", resume=resume, listener=listener)
     if content is not None:
-        checkpoints.refuse_other_run(content, dict(identity), folder)
-        refuse_other_model(content["model"], module)
+        checkpoints.refuse_other_run(content, identity, folder)
+        checkpoints.refuse_other_model(content, module.model.state_dict(), folder)
     conductor = Conductor(
         folder=folder,
-        rhythm=_rhythm(settings),
-        infer=infer,
+        rhythm=settings.rhythm,
         identity=identity,
+        examiner=Examiner(infer=infer, spacing_mm=spacing_mm, listener=listener),
         listener=listener,
         content=content,
     )
     if conductor.progress < 1.0:
         data.start_step = conductor.state.step  # type: ignore[attr-defined]
-        with _quiet_lightning():
-            trainer = _trainer(settings, conductor, folder)
-            trainer.fit(module, datamodule=data)
+        run_trainer(
+            module,
+            data,
+            conductor,
+            folder=folder,
+            precision=settings.precision,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+        )
     return FitResult(
         best_checkpoint=folder / "checkpoints" / checkpoints.BEST,
         last_checkpoint=folder / "checkpoints" / checkpoints.LAST,
@@ -103,71 +131,20 @@ def fit(
     )
 
 
-def refuse_other_model(weights: Mapping[str, object], module: SegmentationModule) -> None:
-    """Raise InputFault where checkpoint and network differ in names or shapes of weights."""
-    ours = {name: tuple(value.shape) for name, value in module.model.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in weights.items()}  # type: ignore[attr-defined]
-    different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    if different:
-        shown = ", ".join(
-            f"{name} {theirs.get(name, 'absent')} not {ours.get(name, 'absent')}"
-            for name in different[:3]
-        )
+def _content(folder: Path, *, resume: bool, listener: Listener) -> dict[str, Any] | None:
+    """The checkpoint to continue from; None where the run begins."""
+    if not checkpoints.exist(folder):
+        if resume:
+            text = f"{folder}: no step was kept before the run stopped; it begins anew."
+            listener(Progress("training", 0, 0, text=text))
+        return None
+    if not resume:
         raise InputFault(
-            f"the checkpoint is of another network: {len(different)} weights differ ({shown}). "
-            "Resume with the model section it was trained with.",
+            f"{folder}: there are checkpoints of a run already; continue it with --resume, or "
+            "choose another --output.",
             code="E_CHECKPOINT",
         )
-
-
-def _rhythm(settings: Settings) -> Rhythm:
-    steps = settings.steps_per_epoch
-    return Rhythm(
-        total_steps=settings.epochs * steps,
-        epoch_steps=steps,
-        validate_steps=settings.validate_every * steps,
-        checkpoint_steps=settings.checkpoint_every,
-        picture_steps=settings.picture_every * steps,
-        max_seconds=settings.max_time_s,
-    )
-
-
-def _trainer(settings: Settings, conductor: Conductor, folder: Path) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=settings.precision,
-        max_epochs=1,
-        callbacks=[conductor],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-    )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's advice and notices are for its own users; ours see progress events."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (
-            ".*does not have many workers.*",
-            ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-            ".*GPU available but not used.*",
-            ".*defined a `validation_step`.*",
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    content = checkpoints.load_last(folder)
+    text = f"Continuing after step {content['state']['step']}."
+    listener(Progress("training", 0, 0, text=text))
+    return content

@@ -34,6 +34,7 @@ class RunLog:
         for name, value in row.items():
             if name not in ("epoch", "step"):
                 self._board.add_scalar(name, value, int(row["step"]))
+        self._board.flush()
 
     def close(self) -> None:
         """Write out what TensorBoard has not yet."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medseg.fault import InputFault
+from medseg.training.chance import seed_step
 from medseg.training.optimizer import OptimizerFactory
 from medseg.training.schedule import Schedule
 from medseg.volume import Target
@@ -48,7 +48,9 @@ class SegmentationModule(pl.LightningModule):
         self.gradient_clip = gradient_clip
         self.seed = seed
         self._make_optimizer = optimizer
+        self._step = 0
         self._cases: list[str] = []
+        self._loss_value = torch.zeros(())
 
     def forward(self, image: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits of `image`."""
@@ -59,27 +61,19 @@ class SegmentationModule(pl.LightningModule):
         return self._make_optimizer(self.model.parameters())
 
     def begin_step(self, *, step: int, rank: int, progress: float) -> None:
-        """Set what the coming step depends on: its random numbers and its learning rate.
-
-        Random numbers are a function of (seed, step, rank), so a resumed run draws the same ones.
-        """
-        words = np.random.SeedSequence([self.seed, step, rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(words[0]) >> 1)
+        """Set what the coming step depends on: its random numbers and its learning rate."""
+        self._step = step
+        seed_step(seed=self.seed, step=step, rank=rank, device=self.device)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.schedule(progress)
 
     def training_step(self, batch: Mapping[str, Any], _index: int) -> Tensor:
-        """The loss of a batch.
-
-        Raises:
-            InputFault: it is not finite (E_LOSS), with the names of the cases.
-        """
+        """The loss of a batch."""
         self._cases = list(batch["case"])
         loss = self.loss(self(batch["image"]), batch["target"])
-        if not torch.isfinite(loss):
-            raise self._diverged(f"the loss is {loss.item()}")
+        self._loss_value = loss.detach()
         return loss
 
     def configure_gradient_clipping(
@@ -88,16 +82,33 @@ class SegmentationModule(pl.LightningModule):
         gradient_clip_val: float | None = None,  # noqa: ARG002
         gradient_clip_algorithm: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Clip by the norm, and stop at a gradient that is not finite before it is applied."""
+        """Clip by the norm, once loss and gradient are seen to be finite.
+
+        Raises:
+            InputFault: they are not (E_LOSS), with the step and the names of the cases. Nothing
+                was applied yet. With several processes it is raised by all, so that none waits.
+        """
         largest = self.gradient_clip if self.gradient_clip is not None else float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest)
-        if not torch.isfinite(norm):
-            raise self._diverged(f"the norm of the gradient is {norm.item()}")
+        if not self._everywhere(torch.isfinite(norm) & torch.isfinite(self._loss_value)):
+            raise self._diverged(float(norm))
 
-    def _diverged(self, what: str) -> InputFault:
-        cases = ", ".join(dict.fromkeys(self._cases))
+    def _everywhere(self, is_fine: Tensor) -> bool:
+        if self.trainer.world_size > 1:
+            is_fine = self.trainer.strategy.reduce(is_fine.float(), reduce_op="min")
+        return bool(is_fine)
+
+    def _diverged(self, norm: float) -> InputFault:
+        seen: list[tuple[list[str], float]] = [(self._cases, float(self._loss_value))]
+        if self.trainer.world_size > 1:
+            mine, seen = seen[0], [([], 0.0)] * self.trainer.world_size
+            torch.distributed.all_gather_object(seen, mine)
+        losses = ", ".join(f"{loss:.4g}" for _, loss in seen)
+        cases = ", ".join(dict.fromkeys(case for cases, _ in seen for case in cases))
         return InputFault(
-            f"{what}, in a batch of cases {cases}. Look at these cases; else lower optimizer.lr, "
-            "lengthen the warm-up, or train in 32-true. The last checkpoint is sound.",
+            f"training stopped at step {self._step + 1}: the loss is {losses} and the gradient's "
+            f"norm {norm:.4g}, in a batch of the cases {cases}. Look at these cases; else lower "
+            "optimizer.lr, lengthen the warm-up, or train in 32-true. "
+            "The last checkpoint is sound.",
             code="E_LOSS",
         )

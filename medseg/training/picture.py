@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Integer
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medseg.io.atomic import atomic_path
 from medseg.volume import Target
-
-mpl.use("Agg")
 
 
 def write_picture(
@@ -21,8 +19,9 @@ def write_picture(
     prediction: Integer[np.ndarray, "i j k"],
     target: Target,
     title: str,
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> None:
-    """Write a PNG; labels are values of the table, truth on the left, prediction on the right."""
+    """Write a PNG; labels are values of the table, truth in the upper row, prediction below."""
     center = _center(truth)
     figure = Figure(figsize=(9, 6.2), dpi=100, facecolor="black", layout="constrained")
     figure.suptitle(title, color="white", fontsize=10)
@@ -31,12 +30,14 @@ def write_picture(
     for row, labels in enumerate((truth, prediction)):
         for axis in range(3):
             plane = axes[row][axis]
+            across, up = (spacing_mm[other] for other in range(3) if other != axis)
             plane.imshow(
                 np.take(image[0], center[axis], axis=axis).T,
                 cmap="gray",
                 vmin=low,
                 vmax=max(high, low + 1e-6),
                 origin="lower",
+                aspect=up / across,
             )
             _outline(plane, np.take(labels, center[axis], axis=axis).T, target)
             plane.set_axis_off()
@@ -45,7 +46,7 @@ def write_picture(
         figure.savefig(temporary, format="png", facecolor="black")
 
 
-def _outline(plane, labels: np.ndarray, target: Target) -> None:  # noqa: ANN001
+def _outline(plane: Axes, labels: np.ndarray, target: Target) -> None:
     for label in target.labels.labels:
         mask = labels == label.value
         if mask.any() and not mask.all():

@@ -1,8 +1,9 @@
 """How far a run is: what a checkpoint holds beside weights and optimizer."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 SMOOTHING = 0.9
 
@@ -12,11 +13,12 @@ class RunState:
     """Steps done, seconds spent over all sessions, and the scores that pick the best model.
 
     `ema` is nnU-Net's running mean of the validation Dice, 0.9 old + 0.1 new; the best model is
-    the one at its highest.
+    the one at its highest. `closing_seconds` is how long the latest validation took.
     """
 
     step: int = 0
     seconds: float = 0.0
+    closing_seconds: float = 0.0
     epoch_loss: float = 0.0
     epoch_steps: int = 0
     ema: float = math.nan
@@ -47,3 +49,9 @@ class RunState:
     def to_plain(self) -> dict[str, Any]:
         """The state as a dictionary of numbers."""
         return asdict(self)
+
+    @classmethod
+    def from_plain(cls, numbers: Mapping[str, Any]) -> Self:
+        """The state of `to_plain`; numbers that this version does not know are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in numbers.items() if name in known})

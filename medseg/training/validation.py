@@ -1,10 +1,11 @@
 """Dice on whole validation cases, on the network's grid."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from medseg.volume import Target
@@ -12,47 +13,55 @@ from medseg.volume import Target
 Infer = Callable[[nn.Module, Tensor], Tensor]
 
 
-def case_dice(
-    logits: Float[Tensor, "out i j k"], truth: Integer[Tensor, "t i j k"], target: Target
-) -> list[float]:
-    """Dice of each foreground name of one case; 1 where neither has a voxel of it."""
-    return [_dice(found, true) for found, true in zip(*_masks(logits, truth, target), strict=True)]
-
-
-def mean_dice(
-    model: nn.Module, cases: Sequence[Mapping[str, Any]], *, target: Target, infer: Infer
+def dice_of_cases(
+    model: nn.Module, cases: Iterable[Mapping[str, Any]], *, target: Target, infer: Infer
 ) -> Float[Tensor, "n names"]:
-    """Dice of each case and foreground name, (cases, names), the model in eval mode meanwhile."""
-    was_training = model.training
-    model.eval()
-    rows = []
-    with torch.no_grad():
-        for case in cases:
-            logits = infer(model, case["image"])
-            rows.append(case_dice(logits, case["target"].to(logits.device), target))
-    model.train(was_training)
+    """Dice of each case and foreground name; a case is let go before the next one is read."""
+    with evaluating(model):
+        rows = [
+            case_dice(infer(model, case["image"]), case["target"], target=target) for case in cases
+        ]
     return torch.tensor(rows).reshape(len(rows), len(target.foreground_names))
 
 
-def decoded(logits: Float[Tensor, "out i j k"], target: Target) -> Tensor:
-    """Class indices (1, i, j, k) or region masks (r, i, j, k), uint8."""
+def case_dice(
+    logits: Float[Tensor, "out i j k"], truth: Integer[Tensor, "t i j k"], *, target: Target
+) -> list[float]:
+    """Dice of each foreground name of one case; 1 where neither has a voxel of it."""
+    truth = truth.to(logits.device)
+    if target.is_regions:
+        overlap, total = _region_voxels(logits > 0, truth > 0)
+    else:
+        overlap, total = _label_voxels(logits.argmax(0), truth[0].long(), len(logits))
+    return torch.where(total > 0, 2 * overlap / total.clamp(min=1), 1.0).tolist()
+
+
+def decoded(logits: Float[Tensor, "out i j k"], target: Target) -> Integer[Tensor, "t i j k"]:
+    """Class indices (1, i, j, k) or region masks (r, i, j, k)."""
     if target.is_regions:
         return (logits > 0).to(torch.uint8)
-    return logits.argmax(0, keepdim=True).to(torch.uint8)
+    return logits.argmax(0, keepdim=True)
 
 
-def _masks(
-    logits: Tensor, truth: Tensor, target: Target
-) -> tuple[list[Bool[Tensor, "i j k"]], list[Bool[Tensor, "i j k"]]]:
-    found = decoded(logits, target)
-    if target.is_regions:
-        return [mask > 0 for mask in found], [mask > 0 for mask in truth]
-    indices = range(1, target.output_channels)
-    return [found[0] == n for n in indices], [truth[0] == n for n in indices]
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients, and as it was afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
-def _dice(found: Tensor, true: Tensor) -> float:
-    total = int(found.sum()) + int(true.sum())
-    if total == 0:
-        return 1.0
-    return 2.0 * int((found & true).sum()) / total
+def _region_voxels(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    axes = (1, 2, 3)
+    return (found & true).sum(axes), found.sum(axes) + true.sum(axes)
+
+
+def _label_voxels(found: Tensor, true: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Of each foreground class: the voxels of the overlap, and of both together."""
+    pairs = torch.bincount((true * classes + found).flatten(), minlength=classes**2)
+    pairs = pairs.reshape(classes, classes)
+    return pairs.diagonal()[1:], (pairs.sum(0) + pairs.sum(1))[1:]

@@ -58,7 +58,9 @@ class LabelVolume:
 def _refuse_nonfinite(name: str, channel: np.ndarray) -> None:
     # A sum is finite only if every term is: one pass, no mask in memory. It can overflow on
     # honest values, so a sum that is not finite is looked at voxel by voxel.
-    if np.isfinite(channel.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):
+        total = channel.sum(dtype=np.float64)
+    if np.isfinite(total):
         return
     count = int(channel.size - np.isfinite(channel).sum())
     if count:

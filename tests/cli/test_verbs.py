@@ -1,5 +1,6 @@
 """The verbs end to end, on a small synthetic set: exit codes, files, and sentences."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -87,8 +88,15 @@ def test_one_bad_case_is_told_and_the_rest_is_done(
     (inputs / "cut.nii.gz").write_bytes(good.read_bytes()[:2000])
     out = tmp_path / "out"
     assert main(["predict", str(run / "bundle"), str(inputs), "-o", str(out)]) == 3
-    assert [path.name for path in sorted(out.iterdir())] == ["good.nii.gz"]
+    assert [path.name for path in sorted(out.iterdir())] == ["good.nii.gz", "report.csv"]
     assert "cut" in capsys.readouterr().err
+    with (out / "report.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert rows["cut"]["state"] == "failed"
+    assert rows["cut"]["code"].startswith("E_")
+    assert "cut.nii.gz" in rows["cut"]["message"]
+    assert rows["good"]["state"] == "done"
+    assert float(rows["good"]["Anterior ml"]) > 0
 
 
 def test_missing_data_tell_where_how_to_get_them_and_the_demo(

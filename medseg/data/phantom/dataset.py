@@ -29,7 +29,7 @@ NOTICE_FILE = "SYNTHETIC.txt"
 DATASET_FILE = "dataset.json"
 STAGE = "make phantoms"
 # Raised when the same settings make other images than before: sets of before are then made again.
-VERSION = 2
+VERSION = 3
 
 
 def make_phantom(
