@@ -81,7 +81,7 @@ def _sync(path: Path) -> None:
 
 
 def _in_words(path: Path, temporary: Path, error: OSError) -> InputFault:
-    if error.errno in FULL:
+    if error.errno in FULL or _is_short_write(error):
         return InputFault(
             f"{path}: the disk is full or a quota is reached; nothing was written. Free some "
             "space, or choose another folder, and run the command again.",
@@ -94,3 +94,8 @@ def _in_words(path: Path, temporary: Path, error: OSError) -> InputFault:
         f"{path}: cannot be written ({reason}); check the folder, or choose another.",
         code="E_WRITE",
     )
+
+
+def _is_short_write(error: OSError) -> bool:
+    """Whether numpy says that the system took a part of an array; it drops the system's reason."""
+    return error.errno is None and str(error).endswith(" written")

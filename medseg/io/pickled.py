@@ -1,4 +1,4 @@
-"""The one module that reads a pickle, and only as tensors and plain values."""
+"""The one module that reads and writes a pickle, and only of tensors and plain values."""
 
 import hashlib
 import pickle
@@ -30,8 +30,9 @@ def load_pickled(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0][:100] or type(error).__name__
         raise InputFault(
-            f"{path}: it is damaged or no file of tensors ({str(error).splitlines()[0][:100]}).",
+            f"{path}: it is damaged or no file of tensors ({reason}).",
             code="E_PICKLE",
         ) from error
     if not isinstance(content, dict):
@@ -39,6 +40,18 @@ def load_pickled(path: Path) -> dict[str, Any]:
             f"{path}: it holds a {type(content).__name__}, no dictionary.", code="E_PICKLE"
         )
     return content
+
+
+def write_pickled(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as a torch file; what the system refuses is raised as its OSError."""
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        # torch closes its archive even so, and that fault hides the one of a full disk.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def checksum_path(path: Path) -> Path:

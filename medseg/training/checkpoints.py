@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medseg.fault import InputFault
 from medseg.io.atomic import TEMPORARY, atomic_path, write_text
-from medseg.io.pickled import checksum_path, file_sha256, load_pickled
+from medseg.io.pickled import checksum_path, file_sha256, load_pickled, write_pickled
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
     # A file without a sum is whole, by its atomic writing; one that differs from its sum is not.
     # So the sum of the old file goes before the new file comes.
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        write_pickled(temporary, {"format": FORMAT, **content})
         digest = file_sha256(temporary)
         checksum_path(path).unlink(missing_ok=True)
     write_text(checksum_path(path), f"{digest}  {path.name}\n")
