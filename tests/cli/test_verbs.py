@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,35 +11,8 @@ import numpy as np
 import pytest
 
 from medseg.cli import main
-from medseg.data.card import load_card
-from medseg.data.phantom.dataset import make_phantom
 
-SMALL = [
-    "model.base_features=4",
-    "model.stages=3",
-    "plan.patch_size=[24, 32, 24]",
-    "trainer.epochs=2",
-    "trainer.steps_per_epoch=3",
-    "trainer.validate_every=1",
-    "trainer.picture_every=1",
-    "trainer.accelerator=cpu",
-]
-
-
-@pytest.fixture(scope="module")
-def hippocampi(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    return make_phantom(load_card("hippocampus"), folder, subjects=6, seed=3)
-
-
-@pytest.fixture(scope="module")
-def run(hippocampi: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs")
-    code = main(
-        ["train", "hippocampus_resenc", f"data.root={hippocampi}", *SMALL, "-o", str(output)]
-    )
-    assert code == 0
-    return output / "hippocampus_resenc" / "fold_0"
+Arguments = Callable[..., list[str]]
 
 
 def test_training_leaves_a_whole_run_folder(run: Path) -> None:
@@ -50,10 +24,9 @@ def test_training_leaves_a_whole_run_folder(run: Path) -> None:
 
 
 def test_a_second_start_is_refused_and_names_resume(
-    run: Path, hippocampi: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, hippocampi: Path, training: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["train", "hippocampus_resenc", f"data.root={hippocampi}", *SMALL]
-    assert main([*arguments, "-o", str(run.parents[1])]) == 2
+    assert main(training(hippocampi, run.parents[1])) == 2
     assert "--resume" in capsys.readouterr().err
 
 
@@ -111,7 +84,7 @@ def test_missing_data_tell_where_how_to_get_them_and_the_demo(
 
 
 def test_labels_on_another_grid_and_strange_values_are_told_at_once(
-    hippocampi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hippocampi: Path, training: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "data"
     shutil.copytree(hippocampi, root)
@@ -122,7 +95,7 @@ def test_labels_on_another_grid_and_strange_values_are_told_at_once(
     array = np.asarray(image.dataobj).copy()
     array[0, 0, 0] = 9
     nib.save(nib.Nifti1Image(array, image.affine), second)
-    code = main(["train", "hippocampus_resenc", f"data.root={root}", *SMALL, "-o", str(tmp_path)])
+    code = main(training(root, tmp_path))
     told = capsys.readouterr().err
     assert code == 2
     assert first.name.split(".")[0] in told
