@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from medseg.io.atomic import atomic_path
-from medseg.volume import Target
+from medseg.volume import Label, Target
 
 
 def write_picture(
@@ -42,6 +43,7 @@ def write_picture(
             _outline(plane, np.take(labels, center[axis], axis=axis).T, target)
             plane.set_axis_off()
         axes[row][0].set_title(("truth", "prediction")[row], color="white", fontsize=9, loc="left")
+    _name_colors(figure, target, np.union1d(truth, prediction))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="black")
 
@@ -50,8 +52,25 @@ def _outline(plane: Axes, labels: np.ndarray, target: Target) -> None:
     for label in target.labels.labels:
         mask = labels == label.value
         if mask.any() and not mask.all():
-            color = [part / 255 for part in label.color]
-            plane.contour(mask, levels=[0.5], colors=[color], linewidths=1.2)
+            plane.contour(mask, levels=[0.5], colors=[_color(label)], linewidths=1.2)
+
+
+def _name_colors(figure: Figure, target: Target, values: np.ndarray) -> None:
+    shown = [label for label in target.labels.labels if label.value in values]
+    lines = [Line2D([], [], color=_color(label), label=label.name) for label in shown]
+    figure.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=max(min(len(lines), 5), 1),
+        frameon=False,
+        fontsize=9,
+        labelcolor="white",
+    )
+
+
+def _color(label: Label) -> tuple[float, float, float]:
+    red, green, blue = (part / 255 for part in label.color)
+    return red, green, blue
 
 
 def _center(labels: np.ndarray) -> tuple[int, int, int]:
