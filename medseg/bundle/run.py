@@ -44,6 +44,12 @@ def run_folder(output: Path, recipe: Recipe) -> Path:
     return output / recipe.name / f"fold_{recipe.data.fold}"
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes; Lightning starts the other ranks from it."""
+    environment = LightningEnvironment()
+    return environment.node_rank() == 0 and environment.local_rank() == 0
+
+
 def train_run(
     recipe: Recipe, *, folder: Path, resume: bool = False, listener: Listener = silent
 ) -> Run:
@@ -53,7 +59,7 @@ def train_run(
         InputFault: what the user can mend, from a missing data set (E_NODATA) to a folder that
             holds another run (E_RUN).
     """
-    if _is_first_rank():
+    if is_first_rank():
         _refuse_folder(folder, resume=resume)
     listing = open_listing(recipe.card, recipe.data.root)
     split = _split(recipe, listing, folder, resume=resume)
@@ -72,7 +78,7 @@ def train_run(
     model = recipe.model.build(planned.task)
     result = _fit(recipe, model, prepared, split, planned, folder, listener, resume=resume)
     model.load_state_dict(load_checkpoint(result.best_checkpoint)["model"])
-    if _is_first_rank():
+    if is_first_rank():
         _save(recipe, model, planned, folder, result)
     return Run(
         folder=folder,
@@ -154,12 +160,6 @@ def _identity(recipe: Recipe, planned: Planned, split: Split) -> dict[str, str]:
         "steps": f"{trainer.epochs} x {trainer.steps_per_epoch}",
         "split": f"{len(split.train)} + {len(split.validation)} cases, {split.origin}",
     }
-
-
-def _is_first_rank() -> bool:
-    """Whether this process is the one that writes; Lightning starts the other ranks from it."""
-    environment = LightningEnvironment()
-    return environment.node_rank() == 0 and environment.local_rank() == 0
 
 
 def _refuse_folder(folder: Path, *, resume: bool) -> None:

@@ -45,8 +45,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     if args.demo:
         return _run_demo(recipe, args, terminal)
-    from medseg.bundle.run import run_folder, train_run
+    from medseg.bundle.run import is_first_rank, run_folder, train_run
 
+    if not is_first_rank():
+        terminal = Terminal(quiet=True)
     folder = run_folder(args.output, recipe)
     with terminal.progress() as listener:
         made = train_run(recipe, folder=folder, resume=args.resume, listener=listener)
