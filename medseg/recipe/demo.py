@@ -20,9 +20,11 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
     "segresnet": {"base_features": 8},
     "custom": {},
 }
+# Planned patches are large: few steps take as long there as many small ones.
+STEPS_IF_PLANNED = 300
+STEPS, STEPS_PER_STRUCTURE = 300, 60
+EPOCHS = 4
 TRAINER = {
-    "epochs": 4,
-    "steps_per_epoch": 75,
     "max_time": None,
     "precision": "32-true",
     "validate_every": 2,
@@ -44,8 +46,8 @@ AUGMENT = {
 def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
     """`recipe` on the data set at `root`: its channels, labels and kind of network and loss.
 
-    The network is narrow, the patch small, the schedule 300 steps of AdamW at 3e-3. What the plan
-    leaves to the planner stays planned.
+    The network is narrow, the patch small, the schedule some hundred steps of AdamW at 3e-3, more
+    where there is more to tell apart. What the plan leaves to the planner stays planned.
     """
     settings = recipe.resolved()
     settings["name"] = f"{recipe.name}_demo"
@@ -55,12 +57,20 @@ def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
     settings["augment"] |= AUGMENT
     settings["optimizer"] = {"name": "adamw", "lr": 3e-3}
     settings["schedule"] = {"name": "warmup_cosine", "warmup": 0.05}
-    settings["trainer"] |= TRAINER
+    settings["trainer"] |= TRAINER | {"epochs": EPOCHS, "steps_per_epoch": _steps(recipe) // EPOCHS}
     settings["predict"] |= {"overlap": 0.25, "mirror_axes": []}
     patch, spacing = recipe.plan.patch_size, recipe.plan.spacing_mm
     if not isinstance(patch, str) and not isinstance(spacing, str):
         settings["plan"] |= _smaller(recipe, patch, spacing)
     return settings_of(settings)
+
+
+def _steps(recipe: Recipe) -> int:
+    if not recipe.plan.is_fixed:
+        return STEPS_IF_PLANNED
+    card = recipe.card
+    structures = card.regions if recipe.wants_regions else card.labels and card.labels.labels
+    return STEPS + STEPS_PER_STRUCTURE * len(structures or card.phantom.labels)
 
 
 def _smaller(recipe: Recipe, patch: Patch, spacing: Spacing) -> dict[str, Any]:
