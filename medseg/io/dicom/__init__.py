@@ -1,0 +1,1 @@
+"""DICOM series, read so that no slice is lost, doubled or put elsewhere without a word."""
