@@ -14,6 +14,7 @@ import numpy as np
 from medseg.fault import InputFault
 from medseg.io.atomic import atomic_path
 from medseg.io.nifti_header import Header, header_of
+from medseg.io.nifti_place import Form
 from medseg.io.stream import Sink, Stream, crc32_of, open_stream
 from medseg.volume import Grid, LabelTable, LabelVolume, Volume
 
@@ -38,25 +39,31 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, form: Form | None = None) -> Header:
     """Grid, channels and stored type of a NIfTI file.
+
+    Where its sform and qform disagree, `form` is the one to take.
 
     Raises:
         InputFault: not a file, not NIfTI, or a header that must not be trusted.
     """
     with open_stream(path) as stream:
-        return header_of(stream)
+        return header_of(stream, form=form)
 
 
-def read_volume(paths: Sequence[Path], channels: Sequence[str]) -> Volume:
+def read_volume(
+    paths: Sequence[Path], channels: Sequence[str], *, form: Form | None = None
+) -> Volume:
     """The image of shape (c, i, j, k) in `paths`: a file a channel, or one 4D file of them all.
+
+    Where the sform and the qform of a file disagree, `form` is the one to take.
 
     Raises:
         InputFault: what `read_header` refuses, a truncated or corrupted body, channels on
             different grids (E_PAIR), another number of channels (E_CHANNELS), a voxel that is
             no number (E_NONFINITE) or too large a one (E_RANGE), one value only (E_CONST).
     """
-    headers = [read_header(path) for path in paths]
+    headers = [read_header(path, form=form) for path in paths]
     _refuse_other_grids(paths, headers)
     count = sum(header.channels for header in headers)
     if count != len(channels):
@@ -69,7 +76,8 @@ def read_volume(paths: Sequence[Path], channels: Sequence[str]) -> Volume:
     place = 0
     for path, header in zip(paths, headers, strict=True):
         with open_stream(path) as stream:
-            _fill_image(image[place : place + header.channels], stream)
+            _refuse_changed(stream, header, header_of(stream, form=form))
+            _fill_image(image[place : place + header.channels], stream, header)
         place += header.channels
     try:
         volume = Volume(image, headers[0].grid, tuple(channels))
@@ -79,15 +87,17 @@ def read_volume(paths: Sequence[Path], channels: Sequence[str]) -> Volume:
     return volume
 
 
-def read_labels(path: Path, table: LabelTable) -> LabelVolume:
+def read_labels(path: Path, table: LabelTable, *, form: Form | None = None) -> LabelVolume:
     """The label map in `path`; every value must be whole and in `table`.
+
+    Where its sform and qform disagree, `form` is the one to take.
 
     Raises:
         InputFault: what `read_header` refuses, a truncated or corrupted body, or a value that
             is no label (E_LABEL).
     """
     with open_stream(path) as stream:
-        header = header_of(stream)
+        header = header_of(stream, form=form)
         if header.channels != 1:
             raise InputFault(
                 f"{path}: {header.channels} channels; a label map has one. Merge one-hot masks "
@@ -134,13 +144,21 @@ def _slabs(stream: Stream, header: Header) -> Iterator[tuple[int, slice, np.ndar
     stream.finish()
 
 
-def _fill_image(image: np.ndarray, stream: Stream) -> None:
-    header = header_of(stream)
+def _fill_image(image: np.ndarray, stream: Stream, header: Header) -> None:
     for channel, along_k, stored in _slabs(stream, header):
         values = _scaled(stored, header)
         if values.dtype.kind == "f" and values.dtype.itemsize > 4:
             _refuse_beyond_float32(values, stream.path)
         image[channel, :, :, along_k] = values
+
+
+def _refuse_changed(stream: Stream, before: Header, now: Header) -> None:
+    if before != now:
+        raise InputFault(
+            f"{stream.path}: it was changed while it was read; wait until it is written, and read "
+            "it again.",
+            code="E_CHANGED",
+        )
 
 
 def _scaled(stored: np.ndarray, header: Header) -> np.ndarray:

@@ -1,8 +1,6 @@
 """What the header of a NIfTI file says, or why it must not be trusted.
 
-The place of a volume is decided by one rule: the sform where its code is set, else the qform;
-where both are set they must agree within half a millimeter at every corner. Units are honored.
-The fields are those of nifti1.h and nifti2.h; the quaternion's formulas stand in nifti1.h.
+The fields are those of nifti1.h and nifti2.h. Where the volume lies is decided in nifti_place.
 """
 
 import math
@@ -13,13 +11,10 @@ import nibabel as nib
 import numpy as np
 
 from medseg.fault import InputFault
+from medseg.io.nifti_place import Form, place_of
 from medseg.io.stream import Stream
 from medseg.volume import Grid, shown
 
-# Code 0 says nothing of the unit; every reader takes it for millimeters.
-UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-FORMS_AGREE_MM = 0.5
-SPACING_AGREES = 0.01
 TYPES = {
     2: "u1",
     4: "i2",
@@ -34,9 +29,9 @@ TYPES = {
 }
 HEADERS = (
     (nib.Nifti1Header, 348, b"n+1\0", 344),
-    (nib.Nifti2Header, 540, b"n+2\0", 4),
+    (nib.Nifti2Header, 540, b"n+2\0\r\n\x1a\n", 4),
 )
-PAIR_MAGIC = b"ni1\0"
+PAIR_MAGICS = (b"ni1\0", b"ni2\0")
 
 
 @dataclass(frozen=True)
@@ -44,9 +39,11 @@ class Header:
     """What a file holds, known without reading its voxels: grid, channels, stored type.
 
     A voxel's value is `slope` x stored + `intercept`; `offset` is the place of the first voxel.
+    `form` is what the grid's affine was taken from.
     """
 
     grid: Grid
+    form: Form
     channels: int
     dtype: np.dtype
     slope: float
@@ -64,8 +61,8 @@ class Header:
         return self.slope != 1.0 or self.intercept != 0.0
 
 
-def header_of(stream: Stream) -> Header:
-    """The header at the start of `stream`.
+def header_of(stream: Stream, *, form: Form | None = None) -> Header:
+    """The header at the start of `stream`; `form` decides where the file's two disagree.
 
     Raises:
         InputFault: it is no NIfTI, or its numbers cannot be; the code names the field.
@@ -75,8 +72,10 @@ def header_of(stream: Stream) -> Header:
         raw = _raw_header(start)
         shape, channels = _shape(raw)
         slope, intercept = _scaling(raw)
+        affine, taken = place_of(raw, shape, form=form)
         header = Header(
-            grid=Grid(shape, _affine(raw, shape)),
+            grid=Grid(shape, affine),
+            form=taken,
             channels=channels,
             dtype=_dtype(raw),
             slope=slope,
@@ -92,18 +91,30 @@ def header_of(stream: Stream) -> Header:
 def _raw_header(start: bytes) -> nib.Nifti1Header:
     for kind, size, magic, place in HEADERS:
         for sign in "<>":
-            if start[:4] == struct.pack(f"{sign}i", size) and len(start) >= size:
-                found = start[place : place + 4]
-                if found == magic:
-                    return kind(start[:size], endianness=sign, check=False)
-                if found == PAIR_MAGIC:
-                    raise InputFault(
-                        "it is the header of an .hdr and .img pair; convert the pair to one .nii.",
-                        code="E_MAGIC",
-                    )
+            if start[:4] != struct.pack(f"{sign}i", size):
+                continue
+            if len(start) < size:
+                raise _cut(len(start))
+            found = start[place : place + len(magic)]
+            if found == magic:
+                return kind(start[:size], endianness=sign, check=False)
+            if found[:4] in PAIR_MAGICS:
+                raise InputFault(
+                    "it is the header of an .hdr and .img pair; convert the pair to one .nii.",
+                    code="E_MAGIC",
+                )
+    if not start:
+        raise _cut(0)
     raise InputFault(
         f"it is no NIfTI file (its first bytes are {start[:4]!r}); convert it, or leave it out.",
         code="E_MAGIC",
+    )
+
+
+def _cut(length: int) -> InputFault:
+    return InputFault(
+        f"it ends after {length} bytes, within its header; it was cut short. Copy it again.",
+        code="E_TRUNC",
     )
 
 
@@ -165,99 +176,9 @@ def _scaling(raw: nib.Nifti1Header) -> tuple[float, float]:
     slope, intercept = float(raw["scl_slope"]), float(raw["scl_inter"])
     if slope == 0 or np.isnan(slope):
         return 1.0, 0.0
-    if np.isnan(intercept):
-        intercept = 0.0
     if not np.isfinite(slope) or not np.isfinite(intercept):
         raise InputFault(
             f"scl_slope {slope} and scl_inter {intercept} are no scaling; the header is damaged.",
             code="E_SCALE",
         )
     return slope, intercept
-
-
-def _affine(raw: nib.Nifti1Header, shape: tuple[int, int, int]) -> np.ndarray:
-    unit_mm = _unit_mm(raw)
-    spacing = np.asarray(raw["pixdim"][1:4], dtype=np.float64) * unit_mm
-    if not np.isfinite(spacing).all() or (spacing <= 0).any():
-        raise InputFault(
-            f"pixdim gives voxels of {spacing.tolist()} mm; each size is above 0. Export it again.",
-            code="E_PIXDIM",
-        )
-    qform = _qform(raw, spacing, unit_mm) if int(raw["qform_code"]) > 0 else None
-    sform = _sform(raw, spacing, unit_mm) if int(raw["sform_code"]) > 0 else None
-    if sform is not None and qform is not None:
-        _refuse_disagreement(sform, qform, shape)
-    affine = sform if sform is not None else qform
-    if affine is None:
-        raise InputFault(
-            "qform and sform codes are 0, so the file does not say where the patient is; "
-            "readers invent different places. Export it again with its orientation.",
-            code="E_NOFORM",
-        )
-    return affine
-
-
-def _unit_mm(raw: nib.Nifti1Header) -> float:
-    code = int(raw["xyzt_units"]) & 7
-    if code not in UNIT_MM:
-        raise InputFault(
-            f"xyzt_units {code} is no unit of length; the header is damaged.", code="E_PIXDIM"
-        )
-    return UNIT_MM[code]
-
-
-def _qform(raw: nib.Nifti1Header, spacing_mm: np.ndarray, unit_mm: float) -> np.ndarray:
-    b, c, d = (float(raw[f"quatern_{axis}"]) for axis in "bcd")
-    length = b * b + c * c + d * d
-    offset = np.array([float(raw[f"qoffset_{axis}"]) for axis in "xyz"]) * unit_mm
-    if not np.isfinite(length) or length > 1 + 1e-5 or not np.isfinite(offset).all():
-        raise InputFault(
-            f"qform quaternion {[b, c, d]} with offset {offset.tolist()} is no rotation (its "
-            "squares sum to 1 at most); the header is damaged.",
-            code="E_QFORM",
-        )
-    a = math.sqrt(max(0.0, 1 - length))
-    b, c, d = (part / math.sqrt(a * a + length) for part in (b, c, d))
-    rotation = np.array(
-        [
-            [1 - 2 * (c * c + d * d), 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), 1 - 2 * (b * b + d * d), 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), 1 - 2 * (b * b + c * c)],
-        ]
-    )
-    handedness = -1.0 if float(raw["pixdim"][0]) < 0 else 1.0
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * spacing_mm * [1, 1, handedness]
-    affine[:3, 3] = offset
-    return affine
-
-
-def _sform(raw: nib.Nifti1Header, spacing_mm: np.ndarray, unit_mm: float) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3] = np.array([raw[f"srow_{axis}"] for axis in "xyz"], dtype=np.float64) * unit_mm
-    of_sform = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (of_sform == 0).any():
-        raise InputFault(
-            f"sform {affine[:3].tolist()} is no map to the patient; the header is damaged.",
-            code="E_AFFINE",
-        )
-    if (np.abs(of_sform / spacing_mm - 1) > SPACING_AGREES).any():
-        raise InputFault(
-            f"pixdim says {spacing_mm.tolist()} and the sform {of_sform.tolist()} mm; "
-            "readers choose differently, so decide which is right and write both.",
-            code="E_PIXDIM",
-        )
-    return affine
-
-
-def _refuse_disagreement(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, int, int]) -> None:
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
-    corners[:, :3] *= np.asarray(shape) - 1
-    apart = (corners @ (sform - qform).T)[:, :3]
-    farthest_mm = float(np.linalg.norm(apart, axis=1).max())
-    if farthest_mm > FORMS_AGREE_MM:
-        raise InputFault(
-            f"qform and sform place the volume {farthest_mm:.1f} mm apart; readers choose "
-            "differently, so decide which is right and write both.",
-            code="E_QSFORM",
-        )
