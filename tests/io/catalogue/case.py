@@ -20,7 +20,7 @@ class Case:
 
     `expected` is READ or the code of the refusal. `truth` is what the file was made of before it
     was damaged; None where nothing that comes of it can be right. `channels` are those asked for.
-    A pair is an image and its labels.
+    A pair is an image and its labels. `files` are those that are read together.
     """
 
     name: str
@@ -29,17 +29,21 @@ class Case:
     truth: Truth | None = None
     kind: Kind = "image"
     channels: int = 1
+    files: int = 1
 
 
-def told(case: Case, found: Truth) -> str:
+def told(
+    case: Case, found: Truth, *, relative: float = 0.0, tolerance_mm: float = TOLERANCE_MM
+) -> str:
     """READ where `found` is the truth, else in what it is wrong."""
     if case.truth is None:
         return "wrong: it gave voxels"
     if found.array.shape != case.truth.array.shape:
         return f"wrong: shape {found.array.shape}"
-    if not np.array_equal(found.array, case.truth.array.astype(found.array.dtype)):
+    true = case.truth.array.astype(found.array.dtype)
+    if not np.allclose(found.array, true, rtol=relative, atol=0, equal_nan=True):
         return "wrong: voxels"
     corners = np.array([[a, b, c, 1] for a in (0, 1) for b in (0, 1) for c in (0, 1)], float)
     corners[:, :3] *= np.asarray(found.array.shape[1:]) - 1
     apart_mm = np.abs(corners @ (found.affine - case.truth.affine).T).max()
-    return READ if apart_mm < TOLERANCE_MM else f"wrong: {apart_mm:.3g} mm off"
+    return READ if apart_mm < tolerance_mm else f"wrong: {apart_mm:.3g} mm off"

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.io.catalogue.case import Case
 from tests.io.catalogue.made import IMAGE, PLACE, dim, pixdim, rows, sound
-from tests.io.catalogue.phantom import SHAPE, Place
+from tests.io.catalogue.phantom import SHAPE, Place, Truth
 
 NAN, INFINITY = math.nan, math.inf
 
@@ -64,7 +64,7 @@ def _types() -> list[Case]:
         ),
         *(
             sound(f"vox_offset of {offset}", "E_VOXOFF", vox_offset=offset)
-            for offset in (100, 348, -352, 400.5, NAN, INFINITY)
+            for offset in (0, 100, 348, -352, 400.5, NAN, INFINITY)
         ),
         sound("vox_offset of NIfTI-2 below zero", "E_VOXOFF", version=2, vox_offset=-(2**62)),
     ]
@@ -148,6 +148,21 @@ def _scaling() -> list[Case]:
     }
     return [
         *(sound(name, "E_SCALE", **options) for name, options in fields.items()),
-        sound("a slope that leaves float32", "E_RANGE", scl_slope=3e38),
-        sound("a slope that leaves nothing", "E_CONST", version=2, scl_slope=1e-60),
+        sound(
+            "a slope that leaves float32",
+            "E_RANGE",
+            scl_slope=3e38,
+            truth=_scaled(np.float32(3e38)),
+        ),
+        sound(
+            "a slope that leaves nothing",
+            "E_CONST",
+            version=2,
+            scl_slope=1e-60,
+            truth=_scaled(1e-60),
+        ),
     ]
+
+
+def _scaled(slope: float) -> Truth:
+    return Truth(IMAGE[None] * np.float64(slope), PLACE.affine)

@@ -85,7 +85,7 @@ def several(
             path.write_bytes(member(packed_nifti(voxels, place)))
         return paths
 
-    return Case(name, expected, build, truth, kind, len(parts))
+    return Case(name, expected, build, truth, kind, channels=len(parts), files=len(parts))
 
 
 def with_voxel(value: float, dtype: str, *, of: np.ndarray = IMAGE) -> np.ndarray:

@@ -30,13 +30,14 @@ def outcome(case: Case, folder: Path) -> str:
     """READ, the code of the refusal, or in what the result is wrong."""
     paths = case.build(folder)
     try:
-        return told(case, _found(case, paths))
+        return told(case, found_by_medseg(case, paths))
     except InputFault as fault:
         names_it = str(paths[0]) in str(fault) or paths[-1].name in str(fault)
         return fault.code if names_it else f"{fault.code} without the file's name"
 
 
-def _found(case: Case, paths: tuple[Path, ...]) -> Truth:
+def found_by_medseg(case: Case, paths: tuple[Path, ...]) -> Truth:
+    """What medseg reads from the files of a case; what it refuses is an InputFault."""
     if case.kind == "labels":
         labels = read_labels(paths[0], TABLE)
         return Truth(labels.array[None], labels.grid.affine)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.io.catalogue.case import Case
 from tests.io.catalogue.made import IMAGE, LABELS, PLACE, labels, several, sound, with_voxel
-from tests.io.catalogue.phantom import Place, image_on, lesion_on
+from tests.io.catalogue.phantom import Place, Truth, image_on, lesion_on
 
 
 def voxels() -> list[Case]:
@@ -63,15 +63,24 @@ def _labels() -> list[Case]:
             for value, kind in values
         ),
         labels("labels as voxels of 0 and 255", "E_LABEL", voxels=(LABELS > 0) * np.uint8(255)),
-        labels("labels scaled to fractions", "E_LABEL", scl_slope=0.5),
-        labels("labels scaled by nearly one", "E_LABEL", scl_slope=0.99999),
-        labels("labels moved by an intercept", "E_LABEL", scl_inter=3),
+        labels("labels scaled to fractions", "E_LABEL", scl_slope=0.5, truth=_scaled(0.5)),
+        labels(
+            "labels scaled by nearly one",
+            "E_LABEL",
+            scl_slope=0.99999,
+            truth=_scaled(np.float32(0.99999)),
+        ),
+        labels("labels moved by an intercept", "E_LABEL", scl_inter=3, truth=_scaled(1, 3)),
         labels("labels interpolated", "E_LABEL", voxels=_blurred()),
         labels(
             "one map a label", "E_NDIM", voxels=np.stack([LABELS == 1, LABELS == 2], 3).astype("u1")
         ),
         labels("gray values as labels", "E_LABEL", voxels=IMAGE),
     ]
+
+
+def _scaled(slope: float, intercept: float = 0) -> Truth:
+    return Truth(LABELS[None] * np.float64(slope) + intercept, PLACE.affine)
 
 
 def _blurred() -> np.ndarray:
