@@ -278,8 +278,11 @@ def _file_order(channel: np.ndarray) -> Iterator[bytes]:
 
 def _verify(temporary: Path, crc32: int, grid: Grid) -> None:
     """The header is parsed as any other, and every byte is read once more."""
-    again = read_header(temporary).grid
-    if crc32_of(temporary) != crc32 or again.difference(grid):
+    try:
+        same = not read_header(temporary).grid.difference(grid) and crc32_of(temporary) == crc32
+    except (InputFault, EOFError, zlib.error) as error:
+        raise OSError("what was written cannot be read back") from error
+    if not same:
         raise OSError("what was read back differs from what was written; the disk fails")
 
 

@@ -175,11 +175,7 @@ def open_stream(path: Path) -> Iterator[Stream]:
             raw.seek(0)
             yield Stream(path, GzipMembers(raw) if packed else raw, size=size, packed=packed)
     except OSError as error:
-        raise InputFault(
-            f"{path}: it cannot be read ({error.strerror or error}); check its rights and the "
-            "disk.",
-            code="E_NOTFILE",
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 class Sink:
@@ -221,12 +217,21 @@ def crc32_of(path: Path) -> int:
 def _size_of_file(path: Path) -> int:
     try:
         status = path.stat()
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise InputFault(f"{path}: there is no such file; check the path.", code="E_NOTFILE") from (
             error
         )
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise InputFault(f"{path}: it is no regular file; name a NIfTI file.", code="E_NOTFILE")
     if status.st_size == 0:
         raise InputFault(f"{path}: it is empty; copy it again.", code="E_TRUNC")
     return status.st_size
+
+
+def _unreadable(path: Path, error: OSError) -> InputFault:
+    return InputFault(
+        f"{path}: it cannot be read ({error.strerror or error}); check its rights and the disk.",
+        code="E_NOTFILE",
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medseg.fault import InputFault
-from medseg.io.atomic import TEMPORARY, atomic_path, write_text
+from medseg.io.atomic import atomic_path, remove_leftovers, write_text
 from medseg.io.pickled import checksum_path, file_sha256, load_pickled, write_pickled
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ def tidy(folder: Path) -> None:
 
     Else it would take the place of the `previous` that the run goes on from.
     """
-    for stump in folder.glob(f"{TEMPORARY}*"):
-        stump.unlink()
+    remove_leftovers(folder, older_than_s=0)
     last = folder / LAST
     if not last.exists():
         return
