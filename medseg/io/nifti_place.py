@@ -1,11 +1,11 @@
 """Where a NIfTI volume lies in the patient, decided by one written rule.
 
-The sform is taken where its code is above 0, else the qform; the file must have one. Where it has
-both they must agree within half a millimeter at every corner voxel, and pixdim must agree with the
-sform within 1 %: where they do not, readers choose differently, and only the user can say which is
-right (`--affine sform` or `--affine qform`). The form that was asked for is taken alone, if the
-file has it; the other is then not looked at. Units are honored. The fields and the quaternion's
-formulas are those of nifti1.h, "METHOD 2" and "METHOD 3".
+The sform is taken where its code is 1 to 5, else the qform; the file must have one, and a code is
+0 to 5. Where it has both they must agree within half a millimeter at every corner voxel, and pixdim
+must agree with the sform within 1 %: where they do not, readers choose differently, and only the
+user can say which is right (`--affine sform` or `--affine qform`). The form that was asked for is
+taken alone, if the file has it; the other is then not looked at. Units are honored. The fields and
+the quaternion's formulas are those of nifti1.h, "METHOD 2" and "METHOD 3".
 """
 
 import math
@@ -17,6 +17,9 @@ import numpy as np
 from medseg.fault import InputFault
 
 Form = Literal["sform", "qform"]
+
+FORMS: tuple[Form, ...] = ("sform", "qform")
+LARGEST_CODE = 5
 
 # Code 0 says nothing of the unit; every reader takes it for millimeters.
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -39,12 +42,7 @@ def place_of(
             (E_NOFORM), one that is no map (E_QFORM, E_AFFINE), or two that disagree (E_QSFORM).
     """
     has_sform, has_qform = _has(raw, "sform"), _has(raw, "qform")
-    if not has_sform and not has_qform:
-        raise InputFault(
-            "qform and sform codes are 0, so the file does not say where the patient is; "
-            "readers invent different places. Export it again with its orientation.",
-            code="E_NOFORM",
-        )
+    _refuse_codes(raw, chosen=form is not None)
     if has_qform and (form == "qform" or not has_sform):
         return _near(_qform(raw)), "qform"
     sform = _sform(raw)
@@ -53,6 +51,24 @@ def place_of(
         if has_qform:
             _refuse_disagreement(sform, _qform(raw), shape)
     return _near(sform), "sform"
+
+
+def _refuse_codes(raw: nib.Nifti1Header, *, chosen: bool) -> None:
+    codes = {form: int(raw[f"{form}_code"]) for form in FORMS}
+    if not any(_has(raw, form) for form in FORMS):
+        raise InputFault(
+            f"qform and sform codes are {codes['qform']} and {codes['sform']} (1 to 5 where there "
+            "is one), so the file does not say where the patient is; readers invent different "
+            "places. Export it again with its orientation.",
+            code="E_NOFORM",
+        )
+    for form, other in zip(FORMS, reversed(FORMS), strict=True):
+        if not chosen and not 0 <= codes[form] <= LARGEST_CODE:
+            raise InputFault(
+                f"{form}_code {codes[form]} is none of NIfTI's (0 to {LARGEST_CODE}), and readers "
+                f"disagree on what it means.{_way_out(raw, other)}",
+                code="E_NOFORM",
+            )
 
 
 def _spacing_mm(raw: nib.Nifti1Header) -> np.ndarray:
@@ -80,11 +96,13 @@ def _qform(raw: nib.Nifti1Header) -> np.ndarray:
     b, c, d = (float(raw[f"quatern_{axis}"]) for axis in "bcd")
     length = b * b + c * c + d * d
     offset = np.array([float(raw[f"qoffset_{axis}"]) for axis in "xyz"]) * _unit_mm(raw)
-    if not length <= 1 + QUATERNION_ROUNDS or not np.isfinite([handedness, *offset]).all():
+    # Some readers take any handedness below 0 for -1, and some all but -1 for 1.
+    is_hand = handedness == -1 or 0 <= handedness < math.inf
+    if not length <= 1 + QUATERNION_ROUNDS or not np.isfinite(offset).all() or not is_hand:
         raise InputFault(
             f"qform quaternion {[b, c, d]} with offset {offset.tolist()} and handedness "
-            f"{handedness:g} is no place (the squares sum to 1 at most, and all are finite); the "
-            f"header is damaged.{_way_out(raw, 'sform')}",
+            f"{handedness:g} is no place (the squares sum to 1 at most, and the handedness is "
+            f"-1 or 1); the header is damaged.{_way_out(raw, 'sform')}",
             code="E_QFORM",
         )
     affine = np.eye(4)
@@ -155,7 +173,7 @@ def _refuse_disagreement(sform: np.ndarray, qform: np.ndarray, shape: tuple[int,
 
 
 def _has(raw: nib.Nifti1Header, form: Form) -> bool:
-    return int(raw[f"{form}_code"]) > 0
+    return 0 < int(raw[f"{form}_code"]) <= LARGEST_CODE
 
 
 def _way_out(raw: nib.Nifti1Header, form: Form) -> str:

@@ -97,6 +97,7 @@ def test_pixdim_against_the_only_form_is_decided_by_naming_it(tmp_path):
         ({"srow": [np.nan] * 12}, "E_AFFINE", "qform"),
         ({"quatern": (1.0, 1.0, 0.0)}, "E_QFORM", "sform"),
         ({"qoffset": (np.inf, 0.0, 0.0)}, "E_QFORM", "sform"),
+        ({"pixdim": pixdim(2, 2.5, 3, qfac=-2)}, "E_QFORM", "sform"),
     ],
 )
 def test_a_damaged_form_is_left_by_choosing_the_other(tmp_path, fields, code, whole):
@@ -111,6 +112,17 @@ def test_a_damaged_form_is_left_by_choosing_the_other(tmp_path, fields, code, wh
 
 def test_a_damaged_form_that_is_the_only_one_names_no_other(tmp_path):
     assert "--affine" not in str(refusal(saved(tmp_path, srow=[0.0] * 12, qform_code=0)))
+
+
+@pytest.mark.parametrize("code", [-1, 6, 300])
+@pytest.mark.parametrize(("of", "other"), [("sform", "qform"), ("qform", "sform")])
+def test_a_code_that_is_none_is_left_by_choosing_the_other(tmp_path, code, of, other):
+    path = saved(tmp_path, **{f"{of}_code": code})
+    fault = refusal(path)
+    assert fault.code == "E_NOFORM"
+    assert f"{of}_code {code}" in str(fault)
+    assert f"choose --affine {other}" in str(fault)
+    assert {read_header(path, form=form).form for form in ("sform", "qform")} == {other}
 
 
 @pytest.mark.parametrize("form", ["sform", "qform"])

@@ -105,6 +105,7 @@ def _forms() -> list[Case]:
         ("quaternion of infinity", "E_QFORM", {"quatern": (INFINITY, 0, 0), "sform_code": 0}),
         ("qform with an infinite offset", "E_QFORM", {"qoffset": (0.0, INFINITY, 0.0)}),
         ("qform whose handedness is NaN", "E_QFORM", {"pixdim": pixdim(2, 2.5, 3, qfac=NAN)}),
+        ("qform whose handedness is -1.5", "E_QFORM", {"pixdim": pixdim(2, 2.5, 3, qfac=-1.5)}),
         ("sform with NaN", "E_AFFINE", {"srow": rows(nan_row)}),
         ("sform of zeros", "E_AFFINE", {"srow": rows(zero)}),
         ("sform of zeros, no qform", "E_AFFINE", {"srow": rows(zero), "qform_code": 0}),
@@ -112,6 +113,8 @@ def _forms() -> list[Case]:
         ("an origin beyond the moon", "E_AFFINE", {"place": far}),
         ("both codes zero", "E_NOFORM", {"qform_code": 0, "sform_code": 0}),
         ("both codes negative", "E_NOFORM", {"qform_code": -1, "sform_code": -1}),
+        ("an sform of code 9", "E_NOFORM", {"sform_code": 9}),
+        ("a qform of code -256", "E_NOFORM", {"qform_code": -256}),
     ]
     return [sound(name, code, **options) for name, code, options in fields]
 

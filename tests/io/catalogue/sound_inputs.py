@@ -133,6 +133,8 @@ def _places() -> list[Case]:
         "qform 0.2 mm from the sform": {"qoffset": (-8.8, -17.0, -4.0)},
         "pixdim of NaN beyond the third": {"pixdim": [1, 2, 2.5, 3, NAN, -1, 0, NAN]},
         "handedness of zero": {"pixdim": pixdim(2, 2.5, 3, qfac=0), "sform_code": 0},
+        "handedness of three": {"pixdim": pixdim(2, 2.5, 3, qfac=3)},
+        "codes of the largest": {"qform_code": 5, "sform_code": 5},
         "quaternion longer by rounding": {
             "place": Place(axis=(1, 0, 0), angle=math.pi),
             "quatern": (1 + 3e-7, 0, 0),
