@@ -56,7 +56,7 @@ class Normalisation:
         """The scaled channel, float32.
 
         Raises:
-            InputFault: the result is not finite (E_NORMALISE).
+            InputFault: the result is not finite (E_NORMALISED).
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             scaled = self._scaled(np.asarray(channel, dtype=np.float32))
@@ -64,7 +64,7 @@ class Normalisation:
             raise InputFault(
                 f"normalisation {self.kind} gave values that are no numbers, from an image of "
                 f"{channel.min():g} to {channel.max():g}; look at the image.",
-                code="E_NORMALISE",
+                code="E_NORMALISED",
             )
         return scaled
 

@@ -149,7 +149,7 @@ class Preprocessing:
         Raises:
             InputFault: another number of channels (E_CHANNELS), an image without any voxel
                 that is not 0 (E_CONST), a spacing that makes too many voxels (E_SPACING), or
-                intensities that cannot be normalised (E_NORMALISE).
+                intensities that are no numbers once normalised and resampled (E_NORMALISED).
         """
         if len(volume.channels) != len(self.normalisation):
             raise InputFault(
@@ -167,6 +167,7 @@ class Preprocessing:
                 record.model_grid.shape,
                 coarse_axis=record.coarse_axis,
             )
+            _refuse_nonfinite(volume.channels[place], image[place])
         return image, record
 
     def apply_labels(self, labels: LabelVolume, record: Record) -> Integer[np.ndarray, "i j k"]:
@@ -227,3 +228,15 @@ class Preprocessing:
         """A sha256 of the settings and the version of the steps: equal digest, equal voxels."""
         canonical = json.dumps({"steps": STEPS_VERSION, **self.to_json()}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _refuse_nonfinite(name: str, channel: Float[np.ndarray, "i j k"]) -> None:
+    # A sum is finite only if every term is: one pass, no mask in memory.
+    with np.errstate(invalid="ignore"):
+        total = channel.sum(dtype=np.float64)
+    if not np.isfinite(total):
+        raise InputFault(
+            f"channel {name}: resampling gave values that are no numbers; its intensities are at "
+            "the limit of float32 (3.4e38). Look at the image.",
+            code="E_NORMALISED",
+        )

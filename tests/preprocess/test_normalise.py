@@ -98,7 +98,7 @@ def test_what_is_no_number_is_refused(step, value):
     image[0, 0, 0], image[0, 0, 1] = value, -value
     with pytest.raises(InputFault, match="no numbers") as fault:
         step.apply(image)
-    assert fault.value.code == "E_NORMALISE"
+    assert fault.value.code == "E_NORMALISED"
 
 
 @pytest.mark.parametrize(
