@@ -1,40 +1,66 @@
-"""The one module that reads and writes a pickle, and only of tensors and plain values."""
+"""The one module that reads and writes a pickle, and only of tensors and plain values.
+
+A pickle is a program for torch's unpickler. It is read with `weights_only`, which runs none of
+its calls; but that guard was broken twice (CVE-2025-32434, CVE-2026-24747), so a file is read in a
+process of its own, without network and with bounds on memory and time, which hands back JSON and
+safetensors (`plain`).
+
+A checkpoint of our own run is read in this process (`in_run`), if it has the sha256 that was
+written beside it: resuming then costs no second import of torch (two seconds or more) and no copy
+of the optimizer's state, and its tensors keep their layout. The sum tells damage, not who wrote the
+file: whoever can change both in a run's folder can change the recipe there too. A file without a
+sum, as a kill between the two leaves it, takes the longer way.
+"""
 
 import hashlib
+import json
 import pickle
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from medseg.fault import InputFault
+from medseg.io.confined import limit_memory, limit_time
+from medseg.io.plain import load_plain, save_plain
+
+FAULT = "fault.json"
+# The file is in memory once as read and once to be handed on.
+MEMORY = 1 << 30
+MEMORY_A_BYTE = 4
+SECONDS = 60
+TOO_LONG = 124
+BYTES_A_SECOND = 20_000_000
+# The network is left before torch starts threads; the way to its modules is that of this process.
+CHILD = """
+import sys
+sys.path[:] = sys.argv[5:]
+from medseg.io.confined import leave_network
+leave_network()
+from medseg.io.pickled import unpickle
+unpickle(*sys.argv[1:5])
+"""
 
 
-def load_pickled(path: Path) -> dict[str, Any]:
+def load_pickled(path: Path, *, in_run: bool = False) -> dict[str, Any]:
     """The dictionary of tensors and plain values in a torch file, on the CPU.
 
-    Beside it `<name>.sha256` is checked where it exists. No code in the file is run.
+    Beside it `<name>.sha256` is checked where it exists. No code in the file is run. `in_run` says
+    that the file is of our own run, which the sum then proves whole.
 
     Raises:
-        InputFault: missing, changed since it was written (E_SHA256), or no such file (E_PICKLE).
+        InputFault: missing (E_NOTFILE), changed since it was written (E_SHA256), no such file, or
+            one that takes more memory or time than its size allows (E_PICKLE).
     """
-    expected = checksum_path(path)
-    if expected.is_file() and expected.read_text().split()[:1] != [file_sha256(path)]:
-        raise InputFault(
-            f"{path}: its sha256 is not the one in {expected.name}; it was changed or damaged "
-            "after it was written.",
-            code="E_SHA256",
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except FileNotFoundError as error:
-        raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).partition("\n")[0][:100] or type(error).__name__
-        raise InputFault(
-            f"{path}: it is damaged or no file of tensors ({reason}).",
-            code="E_PICKLE",
-        ) from error
+    if not path.is_file():
+        raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE")
+    has_sum = _has_its_sum(path)
+    content = _loaded(path) if in_run and has_sum else _loaded_apart(path)
     if not isinstance(content, dict):
         raise InputFault(
             f"{path}: it holds a {type(content).__name__}, no dictionary.", code="E_PICKLE"
@@ -70,3 +96,82 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(source, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE") from error
+
+
+def unpickle(path: str, folder: str, memory: str, seconds: str) -> None:
+    """What the process apart does: read the file, and write what it holds into `folder`.
+
+    A fault of the file is written there as a sentence.
+    """
+    limit_memory(int(memory))
+    limit_time(int(seconds))
+    reason = _handed_on(Path(path), Path(folder))
+    if reason:
+        (Path(folder) / FAULT).write_text(json.dumps(reason))
+
+
+def _handed_on(path: Path, folder: Path) -> str | None:
+    """Why not, as a sentence."""
+    try:
+        save_plain(folder, _loaded(path))
+    except InputFault as fault:
+        return str(fault)
+    except TypeError as error:
+        return f"{path}: {error}; it is no file of tensors."
+    except MemoryError:
+        return f"{path}: it takes more memory than a file of its size can need; it is damaged."
+    except (OSError, SafetensorError) as error:
+        return f"{path}: what it holds cannot be handed on ({error}); free space for {folder}."
+    return None
+
+
+def _has_its_sum(path: Path) -> bool:
+    expected = checksum_path(path)
+    if not expected.is_file():
+        return False
+    if expected.read_bytes().split()[:1] != [file_sha256(path).encode()]:
+        raise InputFault(
+            f"{path}: its sha256 is not the one in {expected.name}; it was changed or damaged "
+            "after it was written.",
+            code="E_SHA256",
+        )
+    return True
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0][:100] or type(error).__name__
+        raise InputFault(
+            f"{path}: it is damaged or no file of tensors ({reason}).", code="E_PICKLE"
+        ) from error
+
+
+def _loaded_apart(path: Path) -> Any:
+    """What the process apart found; its end without a word is the file's fault as well."""
+    size = path.stat().st_size
+    memory, seconds = MEMORY + MEMORY_A_BYTE * size, SECONDS + size // BYTES_A_SECOND
+    with tempfile.TemporaryDirectory(prefix="medseg-") as name:
+        folder = Path(name)
+        given = [str(path), name, str(memory), str(seconds), *sys.path]
+        code = _end_of([sys.executable, "-P", "-c", CHILD, *given], seconds)
+        if (folder / FAULT).exists():
+            raise InputFault(json.loads((folder / FAULT).read_text()), code="E_PICKLE")
+        if code:
+            how = f"took more than {seconds} s" if code == TOO_LONG else f"ended it with {code}"
+            raise InputFault(
+                f"{path}: reading it in a process apart {how}; it is no file of tensors.",
+                code="E_PICKLE",
+            )
+        return load_plain(folder)
+
+
+def _end_of(command: list[str], seconds: float) -> int:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return TOO_LONG
+    return TOO_LONG if done.returncode == -signal.SIGXCPU else done.returncode

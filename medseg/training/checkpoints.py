@@ -93,7 +93,7 @@ def load_last(folder: Path) -> dict[str, Any]:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """One checkpoint, its sum and format checked."""
-    content = load_pickled(path)
+    content = load_pickled(path, in_run=True)
     if content.get("format") != FORMAT or not {"model", "state", "identity"} <= content.keys():
         raise InputFault(
             f"{path}: it is no checkpoint of this version of medseg (format "
