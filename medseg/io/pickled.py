@@ -5,11 +5,11 @@ its calls; but that guard was broken twice (CVE-2025-32434, CVE-2026-24747), so 
 process of its own, without network and with bounds on memory and time, which hands back JSON and
 safetensors (`plain`).
 
-A checkpoint of our own run is read in this process (`in_run`), if it has the sha256 that was
-written beside it: resuming then costs no second import of torch (two seconds or more) and no copy
-of the optimizer's state, and its tensors keep their layout. The sum tells damage, not who wrote the
-file: whoever can change both in a run's folder can change the recipe there too. A file without a
-sum, as a kill between the two leaves it, takes the longer way.
+A checkpoint of our own run (`in_run`) is read in this process, after its sha256 where one stands
+beside it: resuming then costs no second import of torch (two seconds or more) and no copy of the
+optimizer's state, and its tensors keep their layout. The sum tells damage, not who wrote the file:
+whoever can change a checkpoint in a run's folder can change its sum, and the recipe, there too. So
+a run's folder is trusted as a whole, and only what comes from elsewhere is read apart.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def load_pickled(path: Path, *, in_run: bool = False) -> dict[str, Any]:
     """The dictionary of tensors and plain values in a torch file, on the CPU.
 
     Beside it `<name>.sha256` is checked where it exists. No code in the file is run. `in_run` says
-    that the file is of our own run, which the sum then proves whole.
+    that the file is a checkpoint in the folder of our own run.
 
     Raises:
         InputFault: missing (E_NOTFILE), changed since it was written (E_SHA256), no such file, or
@@ -59,8 +59,8 @@ def load_pickled(path: Path, *, in_run: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE")
-    has_sum = _has_its_sum(path)
-    content = _loaded(path) if in_run and has_sum else _loaded_apart(path)
+    _refuse_changed(path)
+    content = _loaded(path) if in_run else _loaded_apart(path)
     if not isinstance(content, dict):
         raise InputFault(
             f"{path}: it holds a {type(content).__name__}, no dictionary.", code="E_PICKLE"
@@ -125,17 +125,14 @@ def _handed_on(path: Path, folder: Path) -> str | None:
     return None
 
 
-def _has_its_sum(path: Path) -> bool:
+def _refuse_changed(path: Path) -> None:
     expected = checksum_path(path)
-    if not expected.is_file():
-        return False
-    if expected.read_bytes().split()[:1] != [file_sha256(path).encode()]:
+    if expected.is_file() and expected.read_bytes().split()[:1] != [file_sha256(path).encode()]:
         raise InputFault(
             f"{path}: its sha256 is not the one in {expected.name}; it was changed or damaged "
             "after it was written.",
             code="E_SHA256",
         )
-    return True
 
 
 def _loaded(path: Path) -> Any:
