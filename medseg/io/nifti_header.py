@@ -32,6 +32,22 @@ HEADERS = (
     (nib.Nifti2Header, 540, b"n+2\0\r\n\x1a\n", 4),
 )
 PAIR_MAGICS = (b"ni1\0", b"ni2\0")
+OTHER_KINDS = (
+    (b"DICM", 128, "DICOM"),
+    (b"\x89PNG", 0, "a PNG picture"),
+    (b"\xff\xd8\xff", 0, "a JPEG picture"),
+    (b"NRRD", 0, "an NRRD volume"),
+    (b"ObjectType", 0, "a MetaImage header"),
+    (b"PK", 0, "a zip archive"),
+    (b"\x1f\x8b", 0, "gzip within gzip"),
+    (b"BZh", 0, "packed by bzip2"),
+    (b"\xfd7zXZ", 0, "packed by xz"),
+    (b"\x28\xb5\x2f\xfd", 0, "packed by zstd"),
+    (b"\x89HDF", 0, "an HDF5 file"),
+    (b"version https://git-lfs", 0, "a pointer of git-lfs to one (`git lfs pull` fetches it)"),
+    (struct.pack("<i", 348), 0, "an Analyze 7.5 header"),
+    (struct.pack(">i", 348), 0, "an Analyze 7.5 header"),
+)
 
 
 @dataclass(frozen=True)
@@ -106,9 +122,16 @@ def _raw_header(start: bytes) -> nib.Nifti1Header:
     if not start:
         raise _cut(0)
     raise InputFault(
-        f"it is no NIfTI file (its first bytes are {start[:4]!r}); convert it, or leave it out.",
-        code="E_MAGIC",
+        f"it is no NIfTI file but {_kind(start)}; convert it, or leave it out.", code="E_MAGIC"
     )
+
+
+def _kind(start: bytes) -> str:
+    """What a file is by its first bytes, which are not shown: they may be a patient's name."""
+    for magic, place, kind in OTHER_KINDS:
+        if start[place : place + len(magic)] == magic:
+            return kind
+    return "of a kind that is not known"
 
 
 def _cut(length: int) -> InputFault:
