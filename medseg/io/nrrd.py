@@ -17,7 +17,7 @@ from medseg.io.atomic import atomic_path
 from medseg.io.nrrd_header import SPACES, NrrdHeader, NrrdSegment, read_nrrd_header
 from medseg.io.stream import GzipMembers, Sink, Source, Stream
 from medseg.io.terminology import Code, Terms, columns_of, terms_of
-from medseg.volume import Grid, Label, LabelTable, LabelVolume
+from medseg.volume import Label, LabelTable, LabelVolume
 
 SUFFIX = ".seg.nrrd"
 SLAB = 1 << 20
