@@ -19,8 +19,13 @@ from medseg.io.stream import Sink, Stream, crc32_of, open_stream
 from medseg.volume import Grid, LabelTable, LabelVolume, Volume
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-# Voxels a block: enough slices that turning them to C order writes whole cache lines.
-SLAB = 1 << 20
+# The bytes that are read at a time: enough slices that turning them to C order writes whole cache
+# lines, one after the other. Within them the voxels of a tile stay in the processor's cache.
+SLAB = 1 << 25
+TILE = 1 << 17
+ROWS = 4
+WRITTEN_SLAB = 1 << 20
+Slab = tuple[int, slice, np.ndarray]
 QFORM_FITS_MM = 0.01
 SCANNER = 1
 
@@ -130,11 +135,21 @@ def write_volume(path: Path, volume: Volume) -> None:
     _write(path, volume.array, volume.grid, strategy=zlib.Z_DEFAULT_STRATEGY)
 
 
-def _slabs(stream: Stream, header: Header) -> Iterator[tuple[int, slice, np.ndarray]]:
+def _tiles(stream: Stream, header: Header) -> Iterator[tuple[tuple[int, slice, slice], np.ndarray]]:
+    """Channel, ranges along j and k, and the values there of shape (i, some j, some k)."""
+    i, j, _ = header.grid.shape
+    for channel, along_k, stored in _slabs(stream, header):
+        rows = max(ROWS, TILE // (i * stored.shape[2]))
+        for low in range(0, j, rows):
+            along_j = slice(low, low + rows)
+            yield (channel, along_j, along_k), _scaled(stored[:, along_j], header)
+
+
+def _slabs(stream: Stream, header: Header) -> Iterator[Slab]:
     """Channel, range along k, and stored values of shape (i, j, some k), in the file's order."""
     i, j, k = header.grid.shape
     stream.skip_to(header.offset)
-    thickness = max(1, SLAB // (i * j))
+    thickness = max(1, SLAB // (i * j * header.dtype.itemsize))
     for channel in range(header.channels):
         for low in range(0, k, thickness):
             high = min(low + thickness, k)
@@ -145,11 +160,10 @@ def _slabs(stream: Stream, header: Header) -> Iterator[tuple[int, slice, np.ndar
 
 
 def _fill_image(image: np.ndarray, stream: Stream, header: Header) -> None:
-    for channel, along_k, stored in _slabs(stream, header):
-        values = _scaled(stored, header)
+    for (channel, along_j, along_k), values in _tiles(stream, header):
         if values.dtype.kind == "f" and values.dtype.itemsize > 4:
             _refuse_beyond_float32(values, stream.path)
-        image[channel, :, :, along_k] = values
+        image[channel, :, along_j, along_k] = values
 
 
 def _refuse_changed(stream: Stream, before: Header, now: Header) -> None:
@@ -185,8 +199,7 @@ def _label_type(header: Header) -> type[np.uint8] | type[np.uint16]:
 
 def _fill_labels(labels: np.ndarray, stream: Stream, header: Header) -> None:
     largest = np.iinfo(labels.dtype).max
-    for _, along_k, stored in _slabs(stream, header):
-        values = _scaled(stored, header)
+    for (_, along_j, along_k), values in _tiles(stream, header):
         if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
             raise InputFault(
                 f"{stream.path}: it holds values that are no whole numbers; a label map that was "
@@ -200,7 +213,7 @@ def _fill_labels(labels: np.ndarray, stream: Stream, header: Header) -> None:
                 f"{largest}.",
                 code="E_LABEL",
             )
-        labels[:, :, along_k] = values
+        labels[:, along_j, along_k] = values
 
 
 def _allocated(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
@@ -228,7 +241,8 @@ def _refuse_other_grids(paths: Sequence[Path], headers: Sequence[Header]) -> Non
 def _refuse_constant(paths: Sequence[Path], volume: Volume) -> None:
     for name, channel in zip(volume.channels, volume.array, strict=True):
         value = float(channel.flat[0])
-        if channel.min() == value == channel.max():
+        # Most images show it in their first planes, and are not looked at any further.
+        if all((plane == value).all() for plane in channel):
             raise InputFault(
                 f"{_together(paths)}: every voxel of channel {name} is {value:g}; there is "
                 "nothing to see. Export it again.",
@@ -270,7 +284,7 @@ def _header_bytes(array: np.ndarray, grid: Grid) -> bytes:
 
 def _file_order(channel: np.ndarray) -> Iterator[bytes]:
     i, j, k = channel.shape
-    thickness = max(1, SLAB // (i * j))
+    thickness = max(1, WRITTEN_SLAB // (i * j))
     for low in range(0, k, thickness):
         slab = channel[:, :, low : low + thickness]
         yield slab.astype(slab.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
