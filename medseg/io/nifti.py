@@ -4,6 +4,8 @@ Voxels are read slab by slab into their final array, so reading needs little bes
 What is written is read back before it gets its name.
 """
 
+import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -217,14 +219,27 @@ def _fill_labels(labels: np.ndarray, stream: Stream, header: Header) -> None:
 
 
 def _allocated(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    # The system promises more than it has, and ends the process when that is used.
+    if size > _memory():
+        raise _too_large(path, size)
     try:
         return np.empty(shape, dtype=dtype)
     except MemoryError as error:
-        raise InputFault(
-            f"{path}: {np.prod(shape, dtype=float) * np.dtype(dtype).itemsize / 2**30:.1f} GiB of "
-            "voxels do not fit into memory; crop the volume, or use a larger machine.",
-            code="E_TOOBIG",
-        ) from error
+        raise _too_large(path, size) from error
+
+
+def _too_large(path: Path, size: int) -> InputFault:
+    return InputFault(
+        f"{path}: {size / 2**30:.1f} GiB of voxels do not fit into memory; crop the volume, or use "
+        "a larger machine.",
+        code="E_TOOBIG",
+    )
+
+
+def _memory() -> int:
+    """The bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _refuse_other_grids(paths: Sequence[Path], headers: Sequence[Header]) -> None:

@@ -422,6 +422,12 @@ class TestRefused:
         )
         assert out.stdout.split() == ["E_TOOBIG", "True"], out.stderr
 
+    def test_more_than_the_machine_has_is_refused_before_it_is_used(self, tmp_path):
+        """A file with holes: 2 TB of voxels in a few kB of disk."""
+        path = saved(tmp_path / "a.nii", dim=[3, 10_000, 10_000, 10_000, 1, 1, 1, 1])
+        os.truncate(path, 2 * 10**12 + 352)
+        self.refuses(path, "E_TOOBIG")
+
 
 class TestLabels:
     LABELS = (np.abs(VALUES) % 3).astype(np.uint8)
