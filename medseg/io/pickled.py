@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ def load_pickled(path: Path, *, in_run: bool = False) -> dict[str, Any]:
 
 
 def write_pickled(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as a torch file; what the system refuses is raised as its OSError."""
+    """Write `content` as a torch file, and read it back by the sums within.
+
+    Raises:
+        OSError: what the system refused, or that the file is not what was written.
+    """
     try:
         with path.open("wb") as file:
             torch.save(content, file)
@@ -78,6 +83,17 @@ def write_pickled(path: Path, content: dict[str, Any]) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
+    if not _is_whole(path):
+        raise OSError("what was read back differs from what was written; the disk fails")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether each part of the archive has its CRC-32, which torch writes and never looks at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
 
 
 def checksum_path(path: Path) -> Path:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,23 @@ class TestPlain:
     def test_anything_else_is_refused_by_its_type(self, tmp_path: Path, value: Any) -> None:
         with pytest.raises(TypeError, match=type(value).__name__):
             save_plain(tmp_path, {"a": [value]})
+
+
+@pytest.mark.parametrize("at", [0, 200, 20_000])
+def test_a_disk_that_changes_bytes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    def save(content: Any, file: Any) -> None:
+        buffer = BytesIO()
+        real(content, buffer)
+        data = bytearray(buffer.getvalue())
+        data[at] ^= 1
+        file.write(data)
+
+    real = torch.save
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="read back"):
+        write_pickled(tmp_path / "a.ckpt", {"weight": torch.zeros(10_000)})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
