@@ -106,14 +106,19 @@ def _qform(raw: nib.Nifti1Header) -> np.ndarray:
             code="E_QFORM",
         )
     affine = np.eye(4)
-    affine[:3, :3] = _rotation(b, c, d) * spacing_mm * [1, 1, -1.0 if handedness < 0 else 1.0]
+    rounding = 3 * float(np.finfo(raw["quatern_b"].dtype).eps)
+    affine[:3, :3] = (
+        _rotation(b, c, d, rounding) * spacing_mm * [1, 1, -1.0 if handedness < 0 else 1.0]
+    )
     affine[:3, 3] = offset
     return affine
 
 
-def _rotation(b: float, c: float, d: float) -> np.ndarray:
+def _rotation(b: float, c: float, d: float, rounding: float) -> np.ndarray:
     length = b * b + c * c + d * d
-    a = math.sqrt(max(0.0, 1 - length))
+    # What is left for a within the rounding of b, c and d is 0: half a turn is exactly that. Else
+    # the root of a rounding makes a thousandth of it.
+    a = math.sqrt(1 - length) if 1 - length > rounding else 0.0
     a, b, c, d = (part / math.sqrt(a * a + length) for part in (a, b, c, d))
     return np.array(
         [

@@ -139,6 +139,11 @@ def _places() -> list[Case]:
             "place": Place(axis=(1, 0, 0), angle=math.pi),
             "quatern": (1 + 3e-7, 0, 0),
         },
+        "quaternion shorter by rounding": {
+            "place": Place(axis=(0, 0, 1), angle=math.pi),
+            "quatern": (0, 0, 1 - 1.2e-7),
+            "sform_code": 0,
+        },
         "no unit": {"xyzt_units": 0},
         "millimeters and seconds": {"xyzt_units": 2 | 8},
     }
