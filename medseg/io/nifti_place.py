@@ -106,7 +106,8 @@ def _qform(raw: nib.Nifti1Header) -> np.ndarray:
             code="E_QFORM",
         )
     affine = np.eye(4)
-    rounding = 3 * float(np.finfo(raw["quatern_b"].dtype).eps)
+    stored = np.float32 if raw["quatern_b"].dtype.itemsize == 4 else np.float64
+    rounding = 3 * float(np.finfo(stored).eps)
     affine[:3, :3] = (
         _rotation(b, c, d, rounding) * spacing_mm * [1, 1, -1.0 if handedness < 0 else 1.0]
     )
