@@ -5,10 +5,12 @@ values, so it is given clean ones, and the source's own are put in place afterwa
 find one patient, not two.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
+import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, TM, format_number_as_ds
 
 from medseg.io.dicom_source import SourceSeries
 
@@ -38,8 +40,8 @@ def cleaned_source(series: SourceSeries, along_mm: float) -> list[Dataset]:
     for place, plane in enumerate(series.planes):
         image = header if place == 0 else _same_series(header)
         image.SOPClassUID, image.SOPInstanceUID = plane.sop_class_uid, plane.sop_instance_uid
-        image.ImagePositionPatient = plane.position_lps_mm.tolist()
-        image.ImageOrientationPatient = series.cosines.ravel().tolist()
+        image.ImagePositionPatient = _decimals(plane.position_lps_mm)
+        image.ImageOrientationPatient = _decimals(series.cosines)
         _add_measures(image, series, along_mm)
         images.append(image)
     return images
@@ -100,15 +102,19 @@ def _same_series(header: Dataset) -> Dataset:
 
 
 def _add_measures(part: Dataset, series: SourceSeries, along_mm: float) -> None:
-    part.PixelSpacing = list(series.spacing_mm)
-    part.SliceThickness = along_mm
-    part.SpacingBetweenSlices = along_mm
+    part.PixelSpacing = _decimals(series.spacing_mm)
+    (part.SliceThickness,) = (part.SpacingBetweenSlices,) = _decimals([along_mm])
+
+
+def _decimals(numbers: Sequence[float] | np.ndarray) -> list[str]:
+    """As highdicom takes them over unseen: of at most 16 characters (PS3.5 6.2)."""
+    return [format_number_as_ds(float(number)) for number in np.ravel(numbers)]
 
 
 def _multi_frame(header: Dataset, series: SourceSeries, along_mm: float) -> Dataset:
     header.NumberOfFrames = len(series.planes)
     orientation, measures, shared = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = series.cosines.ravel().tolist()
+    orientation.ImageOrientationPatient = _decimals(series.cosines)
     _add_measures(measures, series, along_mm)
     shared.PlaneOrientationSequence = [orientation]
     shared.PixelMeasuresSequence = [measures]
@@ -116,7 +122,7 @@ def _multi_frame(header: Dataset, series: SourceSeries, along_mm: float) -> Data
     groups = []
     for plane in series.planes:
         position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = plane.position_lps_mm.tolist()
+        position.ImagePositionPatient = _decimals(plane.position_lps_mm)
         group.PlanePositionSequence = [position]
         groups.append(group)
     header.PerFrameFunctionalGroupsSequence = groups

@@ -98,7 +98,8 @@ def write_probabilities(
 ) -> tuple[Path, ...]:
     """Write probabilities (c, i, j, k) of the labels of `table`; the files that were written.
 
-    They become a 4D NIfTI file with the table of its channels, and where `formats` has a DICOM SEG a fractional one too.
+    They become a 4D NIfTI file with the table of its channels, and where `formats` has a DICOM SEG
+    a fractional one too.
     """
     from medseg.io.atomic import write_text
     from medseg.io.nifti import write_volume

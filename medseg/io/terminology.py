@@ -57,7 +57,7 @@ def terms_of(label: Label) -> Terms:
 
 
 def columns_of(terms: Terms) -> dict[str, str]:
-    """The terminology columns of a label table; what is our own default is left out."""
+    """The terminology columns of a label table; a type that was made of the name is left out."""
     groups = {
         "Category": terms.category,
         "Type": None if terms.type.scheme == PRIVATE_SCHEME else terms.type,
@@ -65,8 +65,6 @@ def columns_of(terms: Terms) -> dict[str, str]:
         "Region": terms.region,
         "RegionModifier": terms.region_modifier,
     }
-    if groups["Type"] is None and terms.category == ANATOMICAL_STRUCTURE:
-        del groups["Category"]
     return {
         f"{group}_{part}": cell
         for group, code in groups.items()
