@@ -45,39 +45,60 @@ def _without_straight(ring: Ring) -> Ring:
 
 
 def _joined(rings: list[Ring]) -> Ring:
-    """The outline (first) and its holes as one polygon."""
-    while len(rings) > 1:
-        hole = rings.pop()
-        level = hole[:, 1].min() + QUARTER
-        out_of, start = max(_crossings(hole, level), key=lambda crossing: crossing[1])
-        # The outline is around every hole, so something lies to the right.
-        place, (into, end) = min(
-            (
-                (place, crossing)
-                for place, ring in enumerate(rings)
-                for crossing in _crossings(ring, level)
-                if crossing[1] > start
-            ),
-            key=lambda found: found[1][1],
-        )
-        other = rings[place]
-        rings[place] = np.concatenate(
-            [
-                other[: into + 1],
-                [(end, level), (start, level)],
-                hole[out_of + 1 :],
-                hole[: out_of + 1],
-                [(start, level), (end, level)],
-                other[into + 1 :],
-            ]
-        )
-    return rings[0]
+    """The outline (first) and its holes as one polygon.
+
+    The rings are lists linked in one array of points, so that a bridge is four new links however
+    many rings there are.
+    """
+    if len(rings) == 1:
+        return rings[0]
+    sizes = [len(ring) for ring in rings]
+    count, bridges = sum(sizes), len(rings) - 1
+    points = np.concatenate([*rings, np.zeros((4 * bridges, 2))])
+    follower = np.arange(1, len(points) + 1)
+    follower[np.cumsum(sizes) - 1] = np.cumsum([0, *sizes[:-1]])
+    owner = np.repeat(np.arange(len(rings)), sizes)
+    owner = np.concatenate([owner, np.full(4 * bridges, -1)])
+    for start in np.cumsum(sizes[:-1]):
+        mine = owner[:count] == owner[start]
+        if not mine[0]:
+            count = _bridge(points, follower, owner, mine, count)
+    return points[_walk(follower)]
 
 
-def _crossings(ring: Ring, level: float) -> list[tuple[int, float]]:
-    """Where the ring crosses the row `level`: the number of the edge, and the column."""
-    first, second = ring, np.roll(ring, -1, axis=0)
+def _bridge(
+    points: Ring, follower: np.ndarray, owner: np.ndarray, mine: np.ndarray, count: int
+) -> int:
+    """Join the ring of the points `mine` to what lies on its right; the new number of points."""
+    first, second = points[:count], points[follower[:count]]
+    level = first[mine, 1].min() + QUARTER
     edges = np.flatnonzero((first[:, 1] <= level) != (second[:, 1] <= level))
-    share = (level - first[edges, 1]) / (second[edges, 1] - first[edges, 1])
-    columns = first[edges, 0] + share * (second[edges, 0] - first[edges, 0])
-    return [(int(edge), float(column)) for edge, column in zip(edges, columns, strict=True)]
+    low, high = first[edges], second[edges]
+    share = (level - low[:, 1]) / (high[:, 1] - low[:, 1])
+    columns = low[:, 0] + share * (high[:, 0] - low[:, 0])
+    out_of = int(np.argmax(np.where(mine[edges], columns, -np.inf)))
+    # The outline is around every hole, so something lies to the right.
+    right = ~mine[edges] & (columns > columns[out_of])
+    into = int(np.argmin(np.where(right, columns, np.inf)))
+    here, there = edges[out_of], edges[into]
+    # On the way out and on the way back, a point on either ring.
+    new = np.arange(count, count + 4)
+    points[new] = [
+        (columns[into], level),
+        (columns[out_of], level),
+        (columns[out_of], level),
+        (columns[into], level),
+    ]
+    follower[new] = [new[1], follower[here], new[3], follower[there]]
+    follower[there], follower[here] = new[0], new[2]
+    owner[:count][mine] = owner[there]
+    owner[new] = owner[there]
+    return count + 4
+
+
+def _walk(follower: np.ndarray) -> list[int]:
+    followers = follower.tolist()
+    order = [0]
+    while (after := followers[order[-1]]) != 0:
+        order.append(after)
+    return order
