@@ -69,8 +69,8 @@ class Planes:
     affine_lps: np.ndarray
 
     def of(self, array: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "planes rows columns"]:
-        """The array's slices; a view."""
-        return np.flip(array.transpose(self.order), self.flips)
+        """The array's slices, each in one piece of memory, for they are looked at one by one."""
+        return np.ascontiguousarray(np.flip(array.transpose(self.order), self.flips))
 
     @property
     def cosines(self) -> np.ndarray:

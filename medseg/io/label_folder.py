@@ -33,8 +33,10 @@ def write_label_folder(folder: Path, labels: LabelVolume) -> None:
     """
     names = file_names(labels.table)
     _clear(folder, set(names.values()))
+    # In the order of the file, so that it is turned once and not for each label.
+    array = np.asfortranarray(labels.array)
     for label in labels.table.labels:
-        mask = (labels.array == label.value).astype(np.uint8)
+        mask = (array == label.value).view(np.uint8)
         one = LabelVolume(mask, labels.grid, LabelTable.from_names({1: label.name}))
         write_labels(folder / names[label.value], one)
     write_text(folder / INDEX, labels.table.to_csv())

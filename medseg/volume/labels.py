@@ -115,7 +115,7 @@ class LabelTable:
 
     def refuse_unknown(self, array: np.ndarray) -> None:
         """Raise an InputFault that names the values of `array` that the table does not have."""
-        counts = np.bincount(array.ravel())
+        counts = np.bincount(array.ravel(order="K"))
         unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in self]
         if unknown:
             shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in unknown[:8])
