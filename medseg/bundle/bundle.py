@@ -33,6 +33,7 @@ from medseg.bundle.weights import load_weights, save_weights
 from medseg.fault import InputFault
 from medseg.inference.predictor import Predictor, refuse_nonfinite_weights
 from medseg.io.atomic import write_json, write_text
+from medseg.io.dicom.channels import ChannelRules, rules_to_json
 from medseg.io.pickled import file_sha256
 from medseg.preprocess.record import Preprocessing
 from medseg.recipe.recipe import Recipe
@@ -88,12 +89,14 @@ def save_bundle(
     task: Task,
     preprocessing: Preprocessing,
     training: Mapping[str, Any],
+    channel_rules: ChannelRules | None = None,
     build: Build = build_model,
 ) -> None:
     """Write a bundle to `folder`, whole or not at all; an older one there is replaced.
 
     It is loaded and tested before it gets its name, so one that is there can be used. `training`
-    holds facts of the run (steps, fold, validation Dice), kept as they are.
+    holds facts of the run (steps, fold, validation Dice), kept as they are; `channel_rules` tell
+    which DICOM series is which channel.
 
     Raises:
         InputFault: a weight is not finite (E_WEIGHTS), the recipe does not build this network
@@ -116,6 +119,7 @@ def save_bundle(
             "preprocessing": preprocessing.to_json(),
             "model": _signature(on_cpu, task),
             "training": dict(training),
+            "dicom": rules_to_json(channel_rules or {}),
             "self_test": run_self_test(on_cpu, task),
         }
         write_json(made / MANIFEST, sealed(content))

@@ -1,35 +1,117 @@
-"""Which files make up the cases that are to be predicted."""
+"""Which cases the inputs of a prediction hold, and which files or series make up each."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from medseg.bundle.inputs import Case, DicomCase, NiftiCase
 from medseg.fault import InputFault, all_at_once
+from medseg.io.dicom.channels import ChannelRules
+from medseg.io.dicom.series import Series, find_series
+from medseg.io.dicom.sources import dicom_files
 from medseg.io.nifti import is_nifti, stem
 
 NUMBERED = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def find_cases(inputs: Sequence[Path], channels: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Case names and their files, in the order of `channels` or one 4D (or only) file.
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read: see `NiftiCase` and `DicomCase`."""
+
+    form: Literal["sform", "qform"] | None = None
+    series: tuple[str, ...] = ()
+    repair: bool = True
+
+
+@contextmanager
+def found_cases(
+    inputs: Sequence[Path],
+    channels: Sequence[str],
+    *,
+    rules: ChannelRules | None = None,
+    reading: Reading | None = None,
+) -> Iterator[dict[str, Case]]:
+    """Case names and how each is read; what was unpacked for them lasts as long as the block.
 
     Raises:
-        InputFault: an input is not there, holds no NIfTI file, or a case lacks a channel or has
-            one twice (E_CASES), all at once.
+        InputFault: an input is not there, holds neither NIfTI nor DICOM, or a NIfTI case lacks a
+            channel or has one twice (E_CASES), all at once.
     """
-    found: dict[str, tuple[Path, ...]] = {}
+    reading = reading or Reading()
+    found: dict[str, Case] = {}
     faults: list[str] = []
-    for given in inputs:
-        for name, files in _groups(given, len(channels)).items():
-            if name in found:
-                faults.append(f"{name}: two inputs have this name.")
+    with ExitStack() as unpacked:
+        for given in inputs:
             try:
-                found[name] = _ordered(name, files, channels)
+                cases = (
+                    _nifti_cases(given, channels, reading, faults)
+                    if _is_nifti_input(given)
+                    else _dicom_cases(given, rules or {}, reading, unpacked)
+                )
             except InputFault as fault:
                 faults.append(str(fault))
-    if faults:
-        raise all_at_once(faults, summary="The inputs cannot be used:", code="E_CASES")
-    return found
+                continue
+            faults += [f"{name}: two inputs have this name." for name in cases if name in found]
+            found |= cases
+        if faults:
+            raise all_at_once(faults, summary="The inputs cannot be used:", code="E_CASES")
+        yield found
+
+
+def _is_nifti_input(given: Path) -> bool:
+    if not given.is_dir():
+        return is_nifti(given)
+    return any(is_nifti(path) for path in (*given.glob("*"), *given.glob("*/*")))
+
+
+def _nifti_cases(
+    given: Path, channels: Sequence[str], reading: Reading, faults: list[str]
+) -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    for name, files in _groups(given, len(channels)).items():
+        try:
+            cases[name] = NiftiCase(_ordered(name, files, channels), reading.form)
+        except InputFault as fault:
+            faults.append(str(fault))
+    return cases
+
+
+def _dicom_cases(
+    given: Path, rules: ChannelRules, reading: Reading, unpacked: ExitStack
+) -> dict[str, Case]:
+    """A case a study. Names are those of folders, never of what the headers say."""
+    if not given.exists():
+        raise InputFault(f"{given}: there is no such file or folder.", code="E_NOTFILE")
+    files = unpacked.enter_context(dicom_files([given]))
+    if not files:
+        raise InputFault(f"{given}: there is no NIfTI or DICOM file in it.", code="E_NODATA")
+    studies: dict[str, list[Series]] = {}
+    for series in find_series(files):
+        studies.setdefault(series.study_uid, []).append(series)
+    groups = list(studies.values())
+    names = [_study_name(given, group, alone=len(groups) == 1) for group in groups]
+    counts, seen = Counter(names), Counter[str]()
+    cases: dict[str, Case] = {}
+    for name, group in zip(names, groups, strict=True):
+        seen[name] += 1
+        unique = f"{name}-{seen[name]}" if counts[name] > 1 else name
+        cases[unique] = DicomCase(tuple(group), rules, reading.series, reading.repair)
+    return cases
+
+
+def _study_name(given: Path, study: Sequence[Series], *, alone: bool) -> str:
+    if alone or not given.is_dir():
+        name = given.resolve().name if given.is_dir() else given.stem
+    else:
+        common = Path(os.path.commonpath([series.folder for series in study]))
+        name = "_".join(common.relative_to(given).parts) or given.resolve().name
+    return UNSAFE.sub("_", name).strip(".") or "case"
 
 
 def _groups(given: Path, channels: int) -> dict[str, list[Path]]:

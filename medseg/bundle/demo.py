@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from medseg.bundle.bundle import load_bundle
+from medseg.bundle.inputs import NiftiCase
 from medseg.bundle.predict import predict_case
 from medseg.bundle.run import Run, run_folder, train_run
 from medseg.data.cases import Case, open_listing
@@ -119,7 +120,7 @@ def _evaluation(
     for case in cases:
         assert case.label is not None
         target = folder / f"{case.id}.nii.gz"
-        predict_case(predictor, case.images, target, listener=listener)
+        predict_case(predictor, NiftiCase(case.images), target, listener=listener)
         shown = case.images[0] if len(case.images) > 1 else None
         pairs.append(Pair(case.id, target, case.label, shown))
     return evaluate_pairs(pairs, predictor.task.target, listener=listener)

@@ -1,31 +1,43 @@
 """One case from its files to its label map on disk."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from medseg.bundle.inputs import Case
 from medseg.fault import InputFault
 from medseg.inference.predictor import Predictor
-from medseg.io.nifti import read_volume, write_labels
+from medseg.io.nifti import write_labels
 from medseg.progress import Listener, silent
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a case came to: milliliters a label, and what of its input was mended."""
+
+    volumes_ml: dict[str, float]
+    notes: tuple[str, ...]
+
+
 def predict_case(
-    predictor: Predictor, files: Sequence[Path], target: Path, *, listener: Listener = silent
-) -> dict[str, float]:
-    """Write the label map of a case to `target`, whole or not at all; milliliters a label.
+    predictor: Predictor, case: Case, target: Path, *, listener: Listener = silent
+) -> Prediction:
+    """Write the label map of a case to `target`, whole or not at all.
 
     Raises:
         InputFault: a file cannot be read, the channels are others, or the result is not finite.
     """
-    volume = read_volume(files, predictor.task.channels)
-    labels = predictor.predict(volume, listener=listener)
+    reading = case.read(predictor.task.channels)
+    labels = predictor.predict(reading.volume, listener=listener)
     write_labels(target, labels)
     counts = np.bincount(labels.array.ravel(), minlength=max(labels.table.values) + 1)
     voxel_ml = labels.grid.voxel_volume_mm3 / 1000
-    return {label.name: float(counts[label.value]) * voxel_ml for label in labels.table.labels}
+    volumes_ml = {
+        label.name: float(counts[label.value]) * voxel_ml for label in labels.table.labels
+    }
+    return Prediction(volumes_ml, reading.notes)
 
 
 def best_device(asked: str) -> torch.device:

@@ -205,4 +205,5 @@ def _save(
             "seconds": round(result.seconds, 1),
             "validation_dice": round(result.best_score, 6),
         },
+        channel_rules=recipe.card.channel_rules,
     )

@@ -13,6 +13,7 @@ from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 
 if TYPE_CHECKING:
+    from medseg.bundle.inputs import Case
     from medseg.inference.predictor import Predictor
 
 REPORT = "report.csv"
@@ -20,7 +21,7 @@ REPORT = "report.csv"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one case; `code` and `message` tell why it failed."""
+    """What became of one case; `code` and `message` tell why it failed, or what was mended."""
 
     case: str
     state: Literal["done", "present", "failed"]
@@ -35,18 +36,37 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
     parser = verbs.add_parser(
         "predict",
         parents=[shared],
-        help="label NIfTI images with a bundle",
+        help="label NIfTI images and DICOM studies with a bundle",
         description="Label images with a trained bundle. An INPUT is a NIfTI file, a folder of "
-        "them, or a folder with one folder a case. The channels of a case are one 4D file, files "
-        "CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the bundle, or files whose names "
-        "end in the channels' names. Each result is OUT/CASE.nii.gz; OUT/report.csv tells what "
-        "became of each case, and its volumes.",
+        "them, a folder with one folder a case, or DICOM: a folder of any depth, a DICOMDIR, a "
+        "zip, a file. The channels of a NIfTI case are one 4D file, files CASE_0000.nii.gz, "
+        "CASE_0001.nii.gz, ... in the order of the bundle, or files whose names end in the "
+        "channels' names; those of a DICOM study are found by the rules of the bundle's data "
+        "card. Each result is OUT/CASE.nii.gz; OUT/report.csv tells what became of each case, "
+        "what was mended, and its volumes.",
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto)")
     parser.add_argument("--overlap", type=float, help="of windows, 0 to below 1 (the recipe's)")
+    parser.add_argument(
+        "--affine",
+        choices=("sform", "qform"),
+        help="which decides where those of a NIfTI file disagree (refused)",
+    )
+    parser.add_argument(
+        "--series",
+        action="append",
+        default=[],
+        metavar="NUMBER",
+        help="the DICOM series to label, by its number or UID; once a channel",
+    )
+    parser.add_argument(
+        "--no-repair",
+        action="store_true",
+        help="refuse DICOM series that need mending (tilted gantry, uneven gaps, copies, scouts)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
     parser.add_argument(
         "--trust-code",
@@ -58,14 +78,21 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Predict every case; one that cannot be is reported and the rest is done (code 3)."""
-    from medseg.bundle.cases import find_cases
+    from medseg.bundle.cases import Reading, found_cases
     from medseg.bundle.manifest import read_manifest
+    from medseg.io.dicom.channels import rules_from_json
 
     if args.overlap is not None and not 0 <= args.overlap < 1:
         raise InputFault(f"--overlap {args.overlap}: it lies from 0 to below 1.", code="E_USE")
+    manifest = read_manifest(args.bundle)
+    channels, rules = manifest["task"].get("channels", []), manifest.get("dicom", {})
+    reading = Reading(args.affine, tuple(args.series), not args.no_repair)
     # What was mistyped is told before torch is loaded.
-    cases = find_cases(args.inputs, read_manifest(args.bundle)["task"].get("channels", []))
+    with found_cases(args.inputs, channels, rules=rules_from_json(rules), reading=reading) as cases:
+        return _predict_all(args, cases, terminal)
 
+
+def _predict_all(args: argparse.Namespace, cases: Mapping[str, "Case"], terminal: Terminal) -> int:
     from medseg.bundle.bundle import load_bundle
     from medseg.bundle.predict import best_device
 
@@ -74,9 +101,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     predictor = bundle.predictor(device=device, overlap=args.overlap)
     outcomes: list[Outcome] = []
     try:
-        for name, files in cases.items():
+        for name, case in cases.items():
             target = args.output / f"{name}.nii.gz"
-            outcome = _predicted(predictor, name, files, target, terminal, again=args.overwrite)
+            outcome = _predicted(predictor, name, case, target, terminal, again=args.overwrite)
             outcomes.append(outcome)
             _tell(outcome, f"{target} ({len(outcomes)}/{len(cases)})", terminal)
             if outcome.code == "E_DISKFULL":
@@ -92,7 +119,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 def _predicted(
     predictor: "Predictor",
     name: str,
-    files: Sequence[Path],
+    case: "Case",
     target: Path,
     terminal: Terminal,
     *,
@@ -105,10 +132,16 @@ def _predicted(
     began = time.monotonic()
     try:
         with terminal.progress() as listener:
-            volumes_ml = predict_case(predictor, files, target, listener=listener)
+            made = predict_case(predictor, case, target, listener=listener)
     except InputFault as fault:
         return Outcome(name, "failed", fault.code, str(fault), time.monotonic() - began)
-    return Outcome(name, "done", seconds=time.monotonic() - began, volumes_ml=volumes_ml)
+    return Outcome(
+        name,
+        "done",
+        message=" ".join(made.notes),
+        seconds=time.monotonic() - began,
+        volumes_ml=made.volumes_ml,
+    )
 
 
 def _tell(outcome: Outcome, place: str, terminal: Terminal) -> None:
@@ -117,6 +150,8 @@ def _tell(outcome: Outcome, place: str, terminal: Terminal) -> None:
     elif outcome.state == "present":
         terminal.say(f"{place}: there already (--overwrite predicts it again).")
     else:
+        if outcome.message:
+            terminal.say(outcome.message, {"case": outcome.case, "mended": outcome.message})
         volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
         terminal.say(
             f"{place}: {volumes}", {"case": outcome.case, "volumes_ml": outcome.volumes_ml}

@@ -22,6 +22,7 @@ from pydantic import (
 from medseg.data.card_faults import nearest, sentences
 from medseg.data.located import read_located
 from medseg.fault import InputFault, all_at_once
+from medseg.io.dicom.channels import RULE_TAGS, ChannelRule
 from medseg.shipped import shipped_files
 from medseg.volume import LabelTable, Region, Target
 
@@ -89,6 +90,25 @@ class Files(_Section):
         return self
 
 
+class SeriesRule(_Section):
+    """Which DICOM series is a channel: patterns over tags, and those that must not be found."""
+
+    has: dict[str, Regex]
+    lacks: dict[str, Regex] = {}
+
+    @model_validator(mode="after")
+    def _refuse_strangers(self) -> Self:
+        for tag in (*self.has, *self.lacks):
+            if tag not in RULE_TAGS:
+                raise ValueError(
+                    f"{tag} is no tag that series are told by{nearest(tag, RULE_TAGS)}; they are "
+                    f"{', '.join(RULE_TAGS)}"
+                )
+        if not self.has:
+            raise ValueError("has names no tag")
+        return self
+
+
 class FixedSplit(_Section):
     """Cases that the community trains on, and those it validates on."""
 
@@ -132,6 +152,7 @@ class Card(_Section):
     labels: Table = None
     regions: tuple[Region, ...] = ()
     files: Files | None = None
+    dicom: dict[str, SeriesRule | tuple[SeriesRule, ...]] = {}
     patient: Regex | None = None
     split: FixedSplit | None = None
     licence: str
@@ -146,6 +167,8 @@ class Card(_Section):
             _refuse_folder_gaps(self)
         elif self.files is not None:
             raise ValueError(f"files: layout {self.layout} knows its own; leave files out")
+        if strangers := [name for name in self.dicom if name not in (self.channels or ())]:
+            raise ValueError(f"dicom: {', '.join(strangers)} is not among the channels")
         if self.patient is not None and re.compile(self.patient).groups < 1:
             raise ValueError(f"patient: {self.patient!r} has no group (...) that is the patient")
         if self.labels is not None:
@@ -153,6 +176,18 @@ class Card(_Section):
         elif self.regions:
             raise ValueError("regions: they need labels")
         return self
+
+    @property
+    def channel_rules(self) -> dict[str, tuple[ChannelRule, ...]]:
+        """For each channel that the card tells how to find in a DICOM study: the rules."""
+        rules = {
+            name: (stated,) if isinstance(stated, SeriesRule) else stated
+            for name, stated in self.dicom.items()
+        }
+        return {
+            name: tuple(ChannelRule(rule.has, rule.lacks) for rule in group)
+            for name, group in rules.items()
+        }
 
     def target(self, *, regions: bool) -> Target:
         """What a network is asked for; the labels must be stated on the card."""
@@ -163,6 +198,7 @@ class Card(_Section):
 KEYS = {
     "": list(Card.model_fields),
     "files": list(Files.model_fields),
+    "dicom": list(SeriesRule.model_fields),
     "split": list(FixedSplit.model_fields),
     "phantom": list(Phantom.model_fields),
     "lesion": list(Lesion.model_fields),

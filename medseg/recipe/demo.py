@@ -22,7 +22,7 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
 }
 # Planned patches are large: few steps take as long there as many small ones.
 STEPS_IF_PLANNED = 300
-STEPS, STEPS_PER_STRUCTURE = 300, 60
+STEPS, STEPS_PER_STRUCTURE = 400, 60
 EPOCHS = 4
 TRAINER = {
     "max_time": None,

@@ -20,30 +20,9 @@ from pydicom.tag import Tag
 
 from medseg.fault import InputFault
 from medseg.io.dicom.bounded import Bounded
+from medseg.io.dicom.channels import RULE_TAGS
 from medseg.io.dicom.pet import PET_TAGS, suv_factor
 
-# Facts of the acquisition that channel rules may ask for. None of them names a patient.
-RULE_TAGS = (
-    "AcquisitionContrast",
-    "BodyPartExamined",
-    "ContrastBolusAgent",
-    "ConvolutionKernel",
-    "EchoTime",
-    "FlipAngle",
-    "ImageType",
-    "InversionTime",
-    "MRAcquisitionType",
-    "Modality",
-    "ProtocolName",
-    "RepetitionTime",
-    "ScanOptions",
-    "ScanningSequence",
-    "SequenceName",
-    "SequenceVariant",
-    "SeriesDescription",
-    "SeriesNumber",
-    "Units",
-)
 # Within one volume these have one value; two of them are two volumes in one series.
 VOLUME_TAGS = (
     "TemporalPositionIdentifier",
