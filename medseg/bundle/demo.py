@@ -9,6 +9,7 @@ import torch
 
 from medseg.bundle.bundle import load_bundle
 from medseg.bundle.inputs import NiftiCase
+from medseg.bundle.outputs import Outputs
 from medseg.bundle.predict import predict_case
 from medseg.bundle.run import Run, run_folder, train_run
 from medseg.data.cases import Case, open_listing
@@ -119,8 +120,9 @@ def _evaluation(
     pairs = []
     for case in cases:
         assert case.label is not None
-        target = folder / f"{case.id}.nii.gz"
-        predict_case(predictor, NiftiCase(case.images), target, listener=listener)
+        outputs = Outputs(folder)
+        predict_case(predictor, NiftiCase(case.images), outputs, case.id, listener=listener)
+        (target,) = outputs.targets(case.id)
         shown = case.images[0] if len(case.images) > 1 else None
         pairs.append(Pair(case.id, target, case.label, shown))
     return evaluate_pairs(pairs, predictor.task.target, listener=listener)

@@ -1,16 +1,20 @@
 """One case from its files to its label map on disk."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from medseg import __version__
 from medseg.bundle.inputs import Case
+from medseg.bundle.outputs import Outputs
 from medseg.fault import InputFault
 from medseg.inference.predictor import Predictor
-from medseg.io.nifti import write_labels
+from medseg.io.formats import Origin
 from medseg.progress import Listener, silent
+from medseg.volume import LabelVolume
+
+UNNAMED = Origin("medseg", __version__)
 
 
 @dataclass(frozen=True)
@@ -22,22 +26,40 @@ class Prediction:
 
 
 def predict_case(
-    predictor: Predictor, case: Case, target: Path, *, listener: Listener = silent
+    predictor: Predictor,
+    case: Case,
+    outputs: Outputs,
+    name: str,
+    *,
+    origin: Origin = UNNAMED,
+    listener: Listener = silent,
 ) -> Prediction:
-    """Write the label map of a case to `target`, whole or not at all.
+    """Write what `outputs` asks for of the case `name`, each file whole or not at all.
 
     Raises:
-        InputFault: a file cannot be read, the channels are others, or the result is not finite.
+        InputFault: a file cannot be read, the channels are others, the result is not finite, or
+            a format cannot hold it.
     """
     reading = case.read(predictor.task.channels)
-    labels = predictor.predict(reading.volume, listener=listener)
-    write_labels(target, labels)
+    probabilities = None
+    if outputs.probabilities:
+        labels, probabilities = predictor.predict_probabilities(reading.volume, listener=listener)
+    else:
+        labels = predictor.predict(reading.volume, listener=listener)
+    outputs.write(
+        name,
+        labels,
+        origin=replace(origin, sources=reading.dicom_files),
+        probabilities=probabilities,
+        asked=predictor.task.target,
+    )
+    return Prediction(_volumes_ml(labels), reading.notes)
+
+
+def _volumes_ml(labels: LabelVolume) -> dict[str, float]:
     counts = np.bincount(labels.array.ravel(), minlength=max(labels.table.values) + 1)
     voxel_ml = labels.grid.voxel_volume_mm3 / 1000
-    volumes_ml = {
-        label.name: float(counts[label.value]) * voxel_ml for label in labels.table.labels
-    }
-    return Prediction(volumes_ml, reading.notes)
+    return {label.name: float(counts[label.value]) * voxel_ml for label in labels.table.labels}
 
 
 def best_device(asked: str) -> torch.device:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
+from medseg.io.formats import FORMATS, Origin, chosen_formats, refuse_without_dicom
 
 if TYPE_CHECKING:
     from medseg.bundle.inputs import Case
+    from medseg.bundle.outputs import Outputs
     from medseg.inference.predictor import Predictor
 
 REPORT = "report.csv"
+SHA256_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,24 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         "zip, a file. The channels of a NIfTI case are one 4D file, files CASE_0000.nii.gz, "
         "CASE_0001.nii.gz, ... in the order of the bundle, or files whose names end in the "
         "channels' names; those of a DICOM study are found by the rules of the bundle's data "
-        "card. Each result is OUT/CASE.nii.gz; OUT/report.csv tells what became of each case, "
-        "what was mended, and its volumes.",
+        "card. Each result is OUT/CASE.nii.gz, or as --format says; OUT/report.csv tells what "
+        "became of each case, what was mended, and its volumes.",
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)}; several with commas (nifti)",
+    )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="write those of each label too: 4D NIfTI, with dicom-seg a fractional SEG",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto)")
     parser.add_argument("--overlap", type=float, help="of windows, 0 to below 1 (the recipe's)")
     parser.add_argument(
@@ -79,33 +94,48 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Predict every case; one that cannot be is reported and the rest is done (code 3)."""
     from medseg.bundle.cases import Reading, found_cases
+    from medseg.bundle.inputs import NiftiCase
     from medseg.bundle.manifest import read_manifest
+    from medseg.bundle.outputs import Outputs
     from medseg.io.dicom.channels import rules_from_json
 
     if args.overlap is not None and not 0 <= args.overlap < 1:
         raise InputFault(f"--overlap {args.overlap}: it lies from 0 to below 1.", code="E_USE")
+    outputs = Outputs(args.output, chosen_formats(args.format), args.probabilities)
     manifest = read_manifest(args.bundle)
     channels, rules = manifest["task"].get("channels", []), manifest.get("dicom", {})
     reading = Reading(args.affine, tuple(args.series), not args.no_repair)
     # What was mistyped is told before torch is loaded.
     with found_cases(args.inputs, channels, rules=rules_from_json(rules), reading=reading) as cases:
-        return _predict_all(args, cases, terminal)
+        outputs.refuse_clashes(cases)
+        for name, case in cases.items():
+            if isinstance(case, NiftiCase):
+                refuse_without_dicom(outputs.formats, name)
+        return _predict_all(args, cases, outputs, terminal)
 
 
-def _predict_all(args: argparse.Namespace, cases: Mapping[str, "Case"], terminal: Terminal) -> int:
+def _predict_all(
+    args: argparse.Namespace,
+    cases: Mapping[str, "Case"],
+    outputs: "Outputs",
+    terminal: Terminal,
+) -> int:
     from medseg.bundle.bundle import load_bundle
     from medseg.bundle.predict import best_device
 
     device = best_device(args.device)
     bundle = load_bundle(args.bundle, trust_code=args.trust_code)
     predictor = bundle.predictor(device=device, overlap=args.overlap)
+    origin = Origin(str(bundle.recipe.get("name", "medseg")), bundle.sha256[:SHA256_SHOWN])
     outcomes: list[Outcome] = []
     try:
         for name, case in cases.items():
-            target = args.output / f"{name}.nii.gz"
-            outcome = _predicted(predictor, name, case, target, terminal, again=args.overwrite)
+            if outputs.are_written(name) and not args.overwrite:
+                outcome = Outcome(name, "present")
+            else:
+                outcome = _predicted(predictor, name, case, outputs, origin, terminal)
             outcomes.append(outcome)
-            _tell(outcome, f"{target} ({len(outcomes)}/{len(cases)})", terminal)
+            _tell(outcome, f"{outputs.targets(name)[0]} ({len(outcomes)}/{len(cases)})", terminal)
             if outcome.code == "E_DISKFULL":
                 raise InputFault(outcome.message, code=outcome.code)
     finally:
@@ -120,19 +150,16 @@ def _predicted(
     predictor: "Predictor",
     name: str,
     case: "Case",
-    target: Path,
+    outputs: "Outputs",
+    origin: Origin,
     terminal: Terminal,
-    *,
-    again: bool,
 ) -> Outcome:
     from medseg.bundle.predict import predict_case
 
-    if target.exists() and not again:
-        return Outcome(name, "present")
     began = time.monotonic()
     try:
         with terminal.progress() as listener:
-            made = predict_case(predictor, case, target, listener=listener)
+            made = predict_case(predictor, case, outputs, name, origin=origin, listener=listener)
     except InputFault as fault:
         return Outcome(name, "failed", fault.code, str(fault), time.monotonic() - began)
     return Outcome(

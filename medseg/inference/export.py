@@ -10,6 +10,9 @@ from jaxtyping import Float
 from medseg.preprocess.record import Record
 from medseg.volume import Target
 
+# exp() of it is still a float32.
+LARGEST_EXPONENT = np.float32(80)
+
 
 def labels_on_source(
     logits: Float[np.ndarray, "out i j k"], *, record: Record, target: Target
@@ -22,6 +25,26 @@ def labels_on_source(
     if target.is_regions:
         return record.place(_written_in_order(logits, record, target))
     return record.place(target.decode(_running_argmax(logits, record)[None]))
+
+
+def probabilities_on_source(
+    logits: Float[np.ndarray, "out i j k"], *, record: Record, target: Target
+) -> Float[np.ndarray, "labels i j k"]:
+    """Probabilities of labels (softmax, background left out) or regions (sigmoid), float32.
+
+    Logits are interpolated first, so that the likeliest label is that of `labels_on_source`.
+    All are 0 outside the crop of the record. Here class x volume does exist.
+    """
+    restored = np.stack([record.restore_channel(channel) for channel in logits])
+    if target.is_regions:
+        np.clip(restored, -LARGEST_EXPONENT, LARGEST_EXPONENT, out=restored)
+        restored = 1 / (1 + np.exp(-restored))
+    else:
+        restored -= restored.max(axis=0)
+        np.exp(restored, out=restored)
+        restored /= restored.sum(axis=0)
+        restored = restored[1:]
+    return np.stack([record.place(channel) for channel in restored])
 
 
 def _running_argmax(logits: np.ndarray, record: Record) -> np.ndarray:

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.fault import InputFault
-from medseg.inference.export import labels_on_source
+from medseg.inference.export import labels_on_source, probabilities_on_source
 from medseg.inference.window import mirrored, sliding_window
 from medseg.models.shape import ShapePolicy
-from medseg.preprocess.record import Preprocessing
+from medseg.preprocess.record import Preprocessing, Record
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Task, Volume
 
@@ -52,11 +53,30 @@ class Predictor:
             InputFault: other channels than the task's (E_CHANNELS), an image that preprocessing
                 refuses, or logits that are not finite (E_LOGITS): no mask comes of them.
         """
+        logits, record = self._logits_of(volume, listener)
+        return self._labels(logits, record)
+
+    def predict_probabilities(
+        self, volume: Volume, *, listener: Listener = silent
+    ) -> tuple[LabelVolume, Float[np.ndarray, "labels i j k"]]:
+        """The label map of `volume`, and the probability of each label or region, float32.
+
+        Raises:
+            InputFault: see `predict`.
+        """
+        logits, record = self._logits_of(volume, listener)
+        target = self.task.target
+        probabilities = probabilities_on_source(logits, record=record, target=target)
+        return self._labels(logits, record), probabilities
+
+    def _logits_of(self, volume: Volume, listener: Listener) -> tuple[np.ndarray, Record]:
         self._refuse_channels(volume)
         image, record = self.preprocessing.apply(volume)
-        logits = self.logits(torch.from_numpy(image), listener=listener)
-        labels = labels_on_source(logits.numpy(), record=record, target=self.task.target)
-        return LabelVolume(labels, volume.grid, self.task.target.labels)
+        return self.logits(torch.from_numpy(image), listener=listener).numpy(), record
+
+    def _labels(self, logits: np.ndarray, record: Record) -> LabelVolume:
+        labels = labels_on_source(logits, record=record, target=self.task.target)
+        return LabelVolume(labels, record.source_grid, self.task.target.labels)
 
     def logits(
         self, image: Float[Tensor, "c i j k"], *, listener: Listener = silent

@@ -86,6 +86,14 @@ def refuse_without_dicom(names: Sequence[str], case: str) -> None:
         )
 
 
+def probability_paths(folder: Path, case: str, formats: Sequence[str]) -> tuple[Path, ...]:
+    """Where the probabilities of a case go: 4D NIfTI and its table, and fractional DICOM SEG."""
+    suffixes = ["_probabilities.csv", "_probabilities.nii.gz"]
+    if any(name.startswith("dicom-seg") for name in formats):
+        suffixes.append(".probabilities.seg.dcm")
+    return tuple(folder / f"{case}{suffix}" for suffix in suffixes)
+
+
 def write_probabilities(
     folder: Path,
     case: str,
@@ -105,13 +113,12 @@ def write_probabilities(
     from medseg.io.nifti import write_volume
     from medseg.volume import Volume
 
-    paths = [folder / f"{case}_probabilities.csv", folder / f"{case}_probabilities.nii.gz"]
+    paths = probability_paths(folder, case, formats)
     write_text(paths[0], table.to_csv())
     write_volume(paths[1], Volume(probabilities, grid, table.names))
-    if any(name.startswith("dicom-seg") for name in formats):
+    if len(paths) > 2:
         from medseg.io.dicom_seg import write_fractional_seg
 
-        paths.append(folder / f"{case}.probabilities.seg.dcm")
         write_fractional_seg(
             paths[-1],
             probabilities,
@@ -121,7 +128,7 @@ def write_probabilities(
             model_name=origin.model_name,
             model_version=origin.model_version,
         )
-    return tuple(paths)
+    return paths
 
 
 def _nifti(path: Path, labels: "LabelVolume", origin: Origin) -> None:
