@@ -152,6 +152,6 @@ def _exactly(out: IO[bytes], count: int, until: float, file: Path) -> bytearray:
 def _broken(file: Path, reason: str) -> InputFault:
     return InputFault(
         f"{file}: its packed pixels cannot be read ({reason}); copy it from the archive again, "
-        "or store the series uncompressed.",
+        "or store the series uncompressed. JPEG needs `pip install medseg[jpeg]`.",
         code="E_CODEC",
     )
