@@ -10,7 +10,7 @@ from copy import deepcopy
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DA, TM, format_number_as_ds
+from pydicom.valuerep import DA, TM, PersonName, format_number_as_ds
 
 from medseg.io.dicom_source import SourceSeries
 
@@ -72,6 +72,9 @@ def _clean_header(series: SourceSeries) -> Dataset:
             setattr(header, keyword, "")
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         if not _is(kind, header[keyword].value):
+            setattr(header, keyword, "")
+    for keyword in ("PatientName", "ReferringPhysicianName"):
+        if not isinstance(header[keyword].value, str | PersonName):
             setattr(header, keyword, "")
     if header.PatientSex not in SEXES:
         header.PatientSex = ""

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 from jaxtyping import Shaped
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import RLELossless
 
@@ -29,6 +30,8 @@ EVEN = 0.02
 DRIFT_MM = 0.02
 # Empty frames are left out of a file, but not this many of them for each that is there.
 MOST_EMPTY = 1000
+# Of damaged bytes, beside `DAMAGE`: of sequences, of lengths, of packed frames.
+DAMAGED = (*DAMAGE, OSError, BytesLengthException, RuntimeError)
 Frame = Shaped[np.ndarray, "rows columns"]
 
 
@@ -59,9 +62,19 @@ def read_dicom_seg(path: Path, *, table: LabelTable | None = None) -> LabelVolum
             raise InputFault(
                 text if text.startswith(str(path)) else f"{path}: {text}", code=fault.code
             ) from fault
-        except FileNotFoundError as error:
-            raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE") from error
-        except DAMAGE as error:
+        except MemoryError as error:
+            raise InputFault(
+                f"{path}: its voxels do not fit into memory; it is damaged, or needs a larger "
+                "machine.",
+                code="E_TOOBIG",
+            ) from error
+        except DAMAGED as error:
+            # What the system says has a number; pydicom raises the same class without one.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise InputFault(
+                    f"{path}: it cannot be read ({error.strerror}); check the path and its rights.",
+                    code="E_NOTFILE",
+                ) from error
             raise InputFault(
                 f"{path}: it is damaged, or no DICOM ({type(error).__name__}); export it again.",
                 code="E_DICOM",

@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 from jaxtyping import Shaped
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.uid import UID
 
 from medseg.fault import InputFault
@@ -23,7 +24,9 @@ from medseg.volume import Grid
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_DIRECTION = 1e-3
 SAME_SPACING = 1e-4
-SEQUENCES = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+# Groups that tell of the image, not of patient and study: but for the loss of its compression.
+OF_THE_IMAGE = (0x0028, 0x0040, 0x0048, 0x5200)
+LOSS = "LossyImageCompression"
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def read_source(sources: Sequence[Path]) -> SourceSeries:
             classes[instance.uid] = _sop_class(path)
         first = next(iter(instances.values()))
         _refuse_mixed(first, list(instances.values()))
-        _refuse_unnamed(first, classes[first.uid])
+        _refuse_unnamed(list(instances.values()), classes)
         header = _header(first.file)
     frame = first.frames[0]
     return SourceSeries(
@@ -166,14 +169,20 @@ def _header(path: Path) -> Dataset:
     # Decoded here, with the character set of this file.
     header.decode()
     kept = Dataset()
-    kept.update({element.tag: element for element in header if element.keyword not in SEQUENCES})
+    kept.update(
+        {
+            element.tag: element
+            for element in header
+            if element.tag.group not in OF_THE_IMAGE or element.keyword.startswith(LOSS)
+        }
+    )
     return kept
 
 
 def _read(path: Path, tags: list[str] | None) -> Dataset:
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-    except DAMAGE as error:
+    except (*DAMAGE, BytesLengthException) as error:
         raise InputFault(
             f"{path}: its header is damaged ({type(error).__name__}); copy it from the archive "
             "again.",
@@ -217,21 +226,23 @@ def _refuse_mixed(first: Instance, instances: Sequence[Instance]) -> None:
             )
 
 
-def _refuse_unnamed(first: Instance, sop_class: str) -> None:
-    missing = [
-        name
-        for name, value in (
-            ("FrameOfReferenceUID", first.frame_of_reference_uid),
-            ("SOPClassUID", sop_class),
-            ("SOPInstanceUID", first.uid),
-            ("StudyInstanceUID", first.study_uid),
-            ("SeriesInstanceUID", first.series_uid),
-        )
-        if not value
-    ]
-    if missing or UID(sop_class).is_private:
-        raise InputFault(
-            f"{first.file}: it has no {', '.join(missing) or 'public SOP class'}, so a DICOM "
-            "object cannot refer to it; choose nifti or seg.nrrd.",
-            code="E_NOFRAME",
-        )
+def _refuse_unnamed(instances: Sequence[Instance], classes: dict[str, str]) -> None:
+    for one in instances:
+        missing = [
+            name
+            for name, value in (
+                ("FrameOfReferenceUID", one.frame_of_reference_uid),
+                ("SOPInstanceUID", one.uid),
+                ("StudyInstanceUID", one.study_uid),
+                ("SeriesInstanceUID", one.series_uid),
+            )
+            if not value or "\\" in value
+        ]
+        if UID(classes[one.uid]).type != "SOP Class":
+            missing.append("SOPClassUID")
+        if missing:
+            raise InputFault(
+                f"{one.file}: it has no {', '.join(missing)} that is known, so a DICOM object "
+                "cannot refer to it; choose nifti or seg.nrrd.",
+                code="E_NOFRAME",
+            )

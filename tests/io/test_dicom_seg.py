@@ -279,6 +279,32 @@ def test_nothing_of_the_patient_is_logged_or_warned(
     assert pydicom.dcmread(tmp_path / "a.dcm").PatientID == CANARY_ID
 
 
+def test_a_segmentation_with_any_bytes_changed_is_read_or_refused(
+    tmp_path: Path, oblique_files: list[Path]
+) -> None:
+    labels = made_labels(OBLIQUE.grid)
+    write_dicom_seg(tmp_path / "a.dcm", labels, oblique_files, kind="labelmap", model_name="m")
+    whole = (tmp_path / "a.dcm").read_bytes()
+    rng = np.random.default_rng(11)
+    outcomes = {"read": 0, "refused": 0}
+    told: list[str] = []
+    for place in rng.integers(132, len(whole), 400):
+        data = bytearray(whole)
+        if place % 3:
+            data[place] ^= int(rng.integers(1, 256))
+        else:
+            del data[place : place + int(rng.integers(1, 30))]
+        (tmp_path / "b.dcm").write_bytes(data)
+        try:
+            read_dicom_seg(tmp_path / "b.dcm")
+            outcomes["read"] += 1
+        except InputFault as fault:
+            told.append(str(fault))
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 20
+    assert not [text for text in told if "4711" in text]
+
+
 def _second_series(tmp_path: Path) -> list[Path]:
     files = AXIAL.write(tmp_path / "ct")
     other = pydicom.dcmread(files[0])
