@@ -98,19 +98,20 @@ def _label_volume(path: Path, seg: Dataset, table: LabelTable | None) -> LabelVo
         )
     shared = seg.SharedFunctionalGroupsSequence[0]
     place = _place(seg, groups, shared)
-    columns, rows, _ = place.grid.shape
-    labels = np.zeros(place.grid.shape, np.uint8 if max(values.values()) < 256 else np.uint16)
-    lookup = _lookup(values, labels.dtype)
+    columns, rows, count = place.grid.shape
+    dtype = np.dtype(np.uint8 if max(values.values()) < 256 else np.uint16)
+    labels = np.zeros((count, rows, columns), dtype)
+    lookup = _lookup(values, dtype)
     frames = _frames(path, seg, rows * columns)
     for group, plane, stored in zip(groups, place.planes, frames, strict=True):
         frame = stored.reshape(rows, columns)
         if kind == "LABELMAP":
-            new = _looked_up(frame, lookup)
+            _add(labels[plane], frame != 0, _looked_up(frame, lookup), table)
         else:
             named = _group(group, shared, "SegmentIdentificationSequence")
-            new = np.where(frame != 0, lookup[int(named.ReferencedSegmentNumber)], 0)
-        _add(labels[:, :, plane], new.T.astype(labels.dtype), table)
-    return LabelVolume(labels, place.grid, table)
+            value = values[int(named.ReferencedSegmentNumber)]
+            _add(labels[plane], frame != 0, np.full_like(frame, value, dtype), table)
+    return LabelVolume(np.ascontiguousarray(labels.transpose()), place.grid, table)
 
 
 def _kind(seg: Dataset) -> str:
@@ -258,13 +259,13 @@ def _looked_up(frame: Frame, lookup: np.ndarray) -> Frame:
     return lookup[frame]
 
 
-def _add(plane: np.ndarray, new: np.ndarray, table: LabelTable) -> None:
-    both = (plane != 0) & (new != 0)
+def _add(plane: Frame, where: Frame, new: Frame, table: LabelTable) -> None:
+    both = plane[where] != 0
     if both.any():
-        first = tuple(np.argwhere(both)[0])
+        value, other = int(plane[where][both][0]), int(new[where][both][0])
         raise InputFault(
-            f"segments {table[int(plane[first])].name} and {table[int(new[first])].name} overlap "
-            "(a label map has one label a voxel); export them as files of their own.",
+            f"segments {table[value].name} and {table[other].name} overlap (a label map has one "
+            "label a voxel); export them as files of their own.",
             code="E_OVERLAP",
         )
-    plane |= new
+    np.copyto(plane, new, where=where)

@@ -375,6 +375,10 @@ def _lose_the_places(seg: pydicom.Dataset) -> None:
         del group.PlanePositionSequence
 
 
+def _name_an_unknown_segment(seg: pydicom.Dataset) -> None:
+    del seg.SegmentSequence[1]
+
+
 def _say_fractional(seg: pydicom.Dataset) -> None:
     seg.SegmentationType = "FRACTIONAL"
 
@@ -395,6 +399,7 @@ def _say_another_class(seg: pydicom.Dataset) -> None:
         (_move_a_frame, "E_GAP"),
         (_throw_a_frame_far, "E_GAP"),
         (_lose_the_places, "E_NOPOSITION"),
+        (_name_an_unknown_segment, "E_DICOM"),
         (_say_fractional, "E_FORMAT"),
         (_lose_the_segments, "E_DICOM"),
         (_say_another_class, "E_FORMAT"),
