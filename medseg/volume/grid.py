@@ -140,6 +140,11 @@ def _refuse_affine(affine: np.ndarray) -> None:
             f"affine {affine.tolist()}: it must be 4x4 and finite; the header is damaged.",
             code="E_AFFINE",
         )
+    if not np.array_equal(affine[3], (0, 0, 0, 1)):
+        raise InputFault(
+            f"affine's last row is {affine[3].tolist()}; it is 0, 0, 0, 1. The header is damaged.",
+            code="E_AFFINE",
+        )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = SPACING_RANGE_MM
     if spacing.min() < low or spacing.max() > high:

@@ -118,6 +118,7 @@ class TestRefused:
             ((3, 3, 3), np.eye(3), "E_AFFINE"),
             ((3, 3, 3), np.diag([1, np.nan, 1, 1]), "E_AFFINE"),
             ((3, 3, 3), np.diag([1, np.inf, 1, 1]), "E_AFFINE"),
+            ((3, 3, 3), np.diag([1, 1, 1, 2]), "E_AFFINE"),
             ((3, 3, 3), np.diag([1, 0, 1, 1.0]), "E_PIXDIM"),
             ((3, 3, 3), np.diag([1, 2000, 1, 1.0]), "E_PIXDIM"),
             ((3, 3, 3), [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], "E_AFFINE"),
