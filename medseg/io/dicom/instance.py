@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 
 from medseg.fault import InputFault
@@ -76,6 +76,7 @@ NO_SCANS = frozenset(
 )
 # What pydicom raises on damaged bytes; nothing of it is a fault of ours.
 DAMAGE = (
+    BytesLengthException,
     InvalidDicomError,
     EOFError,
     KeyError,
@@ -85,7 +86,7 @@ DAMAGE = (
     AttributeError,
     NotImplementedError,
     OverflowError,
-    RecursionError,
+    RuntimeError,
     struct.error,
 )
 Numbers = tuple[float, ...]
