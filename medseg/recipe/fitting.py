@@ -158,9 +158,12 @@ class TrainerSection(Section):
     steps_per_epoch: Count = 250
     """Steps (batches) of an epoch."""
     max_time: Positive | None = None
-    """Minutes after which the run ends, its schedule done; null: by epochs alone."""
+    """Minutes after which the last step is taken, the schedule done; null: by epochs alone.
+
+    The last validation follows.
+    """
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
-    """Of the network's numbers; bf16-mixed is fast on recent GPUs and slow on most CPUs."""
+    """Of the network's numbers; bf16-mixed is fast on recent GPUs and CPUs with AMX, else slow."""
     gradient_clip: Positive | None = 12.0
     """Largest norm of the gradient; null leaves it."""
     validate_every: Count = 25
