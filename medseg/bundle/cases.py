@@ -41,11 +41,12 @@ def found_cases(
 
     Raises:
         InputFault: an input is not there, holds neither NIfTI nor DICOM, or a NIfTI case lacks a
-            channel or has one twice (E_CASES), all at once.
+            channel or has one twice (E_CASES), all at once; a single one with its own code.
     """
     reading = reading or Reading()
     found: dict[str, Case] = {}
     faults: list[str] = []
+    codes: list[str] = []
     with ExitStack() as unpacked:
         for given in inputs:
             try:
@@ -56,11 +57,13 @@ def found_cases(
                 )
             except InputFault as fault:
                 faults.append(str(fault))
+                codes.append(fault.code)
                 continue
             faults += [f"{name}: two inputs have this name." for name in cases if name in found]
             found |= cases
         if faults:
-            raise all_at_once(faults, summary="The inputs cannot be used:", code="E_CASES")
+            code = codes[0] if len(codes) == len(faults) == 1 else "E_CASES"
+            raise all_at_once(faults, summary="The inputs cannot be used:", code=code)
         yield found
 
 

@@ -79,12 +79,13 @@ def rules_from_json(data: Mapping[str, Any]) -> dict[str, tuple[ChannelRule, ...
 def channel_series(
     study: Sequence["Series"], channels: Sequence[str], rules: ChannelRules
 ) -> tuple["Series", ...]:
-    """The series of each channel, in order.
+    """The series of each channel, in order. Series of scouts alone are no volumes.
 
     Raises:
         InputFault: a channel is missing or there more than once (E_SERIES); what was found is
             listed.
     """
+    study = [series for series in study if not series.is_scout] or study
     if len(channels) == 1 and channels[0] not in rules:
         if len(study) != 1:
             raise _fault(study, f"{len(study)} series, and the bundle takes one")

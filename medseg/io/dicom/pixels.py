@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from medseg.fault import InputFault
-from medseg.io.dicom.instance import Instance, Pixels
+from medseg.io.dicom.instance import Instance
 from medseg.io.dicom.stack import Slice
+from medseg.io.dicom.stored import Pixels
 
 LONGEST_S = 60.0
 Image = Shaped[np.ndarray, "rows columns"]

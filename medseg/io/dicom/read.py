@@ -88,8 +88,10 @@ def _planes(stack: Stack, grid: EvenGrid | None) -> Iterator[np.ndarray]:
 
 
 def _scaled(stored: np.ndarray, one: Slice) -> np.ndarray:
-    values = stored * np.float64(one.frame.slope) + one.frame.intercept
-    return values.astype(np.float32)
+    # What is beyond float32 becomes infinite, which the volume refuses.
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored * np.float64(one.frame.slope) + one.frame.intercept
+        return values.astype(np.float32)
 
 
 def _fill(image: np.ndarray, planes: Iterator[np.ndarray]) -> None:

@@ -1,11 +1,11 @@
 """The image series in a set of DICOM files: by study and series, never two in one."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.fault import InputFault
-from medseg.io.dicom.instance import Instance, read_instance
+from medseg.io.dicom.instance import Instance, InstanceFault, read_instance
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,11 @@ class Series:
         return self.instances[0].series_uid
 
     @property
+    def is_scout(self) -> bool:
+        """Whether all its images are scouts."""
+        return all(instance.is_localizer for instance in self.instances)
+
+    @property
     def folder(self) -> Path:
         """Where its first file lies."""
         return self.instances[0].file.parent
@@ -47,7 +52,8 @@ class Series:
         """What people know a series by, without anything of the patient."""
         first = self.instances[0]
         count = sum(len(instance.frames) for instance in self.instances)
-        name = self.fact("SeriesDescription")
+        # A description with escape sequences would speak to the terminal.
+        name = "".join(c for c in self.fact("SeriesDescription") if c.isprintable())[:64]
         name = f' "{name}"' if name else ""
         number = f" {self.fact('SeriesNumber')}" if self.fact("SeriesNumber") else ""
         return (
@@ -65,36 +71,54 @@ def find_series(files: Sequence[Path]) -> list[Series]:
         InputFault: no file holds an image (E_NODATA), or the only ones cannot be read.
     """
     groups: dict[tuple[str, str], list[Instance]] = {}
-    faults: list[tuple[Path, InputFault]] = []
+    faults: list[InstanceFault] = []
     for file in files:
         try:
             instance = read_instance(file)
-        except InputFault as fault:
-            faults.append((file, fault))
+        except InstanceFault as fault:
+            faults.append(fault)
             continue
         if instance is not None:
             groups.setdefault((instance.study_uid, instance.series_uid), []).append(instance)
     if not groups and faults:
-        raise faults[0][1]
+        raise min(faults, key=lambda fault: fault.is_picture)
     if not groups:
+        place = f"{files[0].parent}: " if files else ""
         raise InputFault(
-            "There is no DICOM image here; name the folder that holds the slices.", code="E_NODATA"
+            f"{place}there is no DICOM image in it; name the folder that holds the slices.",
+            code="E_NODATA",
         )
-    found = [Series(tuple(group), _near(group, faults)) for group in groups.values()]
+    known = {instance.file.parent for group in groups.values() for instance in group}
+    found = []
+    for key, group in groups.items():
+        folders = {instance.file.parent for instance in group}
+        theirs = (f for f in faults if _concerns(f, key, folders, groups.keys(), known))
+        found.append(Series(tuple(group), tuple(theirs)))
     return sorted(found, key=_place_in_list)
 
 
-def _near(group: Sequence[Instance], faults: Sequence[tuple[Path, InputFault]]) -> tuple:
-    """The unreadable files among those of a series: one of its slices may be in them."""
-    folders = {instance.file.parent for instance in group}
-    return tuple(fault for file, fault in faults if file.parent in folders)
+def _concerns(
+    fault: InstanceFault,
+    key: tuple[str, str],
+    folders: Set[Path],
+    readable: Set[tuple[str, str]],
+    known: Set[Path],
+) -> bool:
+    """Whether an unreadable file is a slice of a series, or may be one."""
+    if fault.belongs in readable:
+        return fault.belongs == key
+    # Of a series of which nothing can be read, or of one that cannot be told. A picture is no
+    # slice; a file that tells nothing may be one of its neighbors', or of anything.
+    if fault.is_picture:
+        return False
+    return fault.file.parent in folders or fault.file.parent not in known
 
 
 def _place_in_list(series: Series) -> tuple:
     number = series.fact("SeriesNumber")
     return (
         series.study_uid,
-        int(number) if number.lstrip("-").isdigit() else 0,
+        int(number) if number.lstrip("-").isdecimal() else 0,
         series.fact("SeriesDescription"),
         series.uid,
     )

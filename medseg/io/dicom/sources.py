@@ -1,7 +1,9 @@
 """The DICOM files behind what a user names: folders, files, a DICOMDIR, a zip."""
 
+import lzma
 import stat
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,12 +14,22 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from medseg.fault import InputFault
-from medseg.io.dicom.instance import DAMAGE, looks_like_dicom
+from medseg.io.dicom.bounded import Bounded
+from medseg.io.dicom.elements import DAMAGE
+from medseg.io.dicom.instance import looks_like_dicom
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # Scans pack to a tenth at best. An archive that grows more than this was made to fill a disk.
 MOST_GROWTH = 200
 CHUNK = 1 << 20
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+)
 
 
 @contextmanager
@@ -41,11 +53,16 @@ def _files_of(given: Path, unpacked: Path) -> list[Path]:
     if given.is_dir():
         return [path for path in sorted(given.rglob("*")) if _is_instance(path)]
     _refuse_no_file(given)
-    if zipfile.is_zipfile(given):
+    if looks_like_dicom(given):
+        return _listed(given) if _is_directory_file(given) else [given]
+    if zipfile.is_zipfile(given) or _starts_as_zip(given):
         return _unpacked(given, unpacked)
-    if not looks_like_dicom(given):
-        raise InputFault(f"{given}: it is not a DICOM file.", code="E_MAGIC")
-    return _listed(given) if _is_directory_file(given) else [given]
+    raise InputFault(f"{given}: it is not a DICOM file.", code="E_MAGIC")
+
+
+def _starts_as_zip(given: Path) -> bool:
+    with given.open("rb") as source:
+        return source.read(4) == b"PK\x03\x04"
 
 
 def _refuse_no_file(given: Path) -> None:
@@ -76,10 +93,7 @@ def _listed(directory_file: Path) -> list[Path]:
     """The images that a DICOMDIR lists, none of them outside its own folder (PS3.10 8.6)."""
     root = directory_file.parent.resolve()
     try:
-        records = pydicom.dcmread(directory_file, force=True).get("DirectoryRecordSequence") or ()
-        names = [
-            _parts(record) for record in records if record.get("DirectoryRecordType") == "IMAGE"
-        ]
+        names = _names_in(directory_file)
     except DAMAGE as error:
         raise InputFault(
             f"{directory_file}: the DICOMDIR is damaged; name its folder instead.",
@@ -100,6 +114,24 @@ def _listed(directory_file: Path) -> list[Path]:
             code="E_DICOMDIR",
         )
     return files
+
+
+def _names_in(directory_file: Path) -> list[list[str]]:
+    """The file IDs of its images.
+
+    Raises:
+        ValueError: one holds a zero byte, or pydicom's errors for damage.
+    """
+    with directory_file.open("rb") as source, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bounded = Bounded(source, directory_file.stat().st_size)
+        records = pydicom.dcmread(bounded, force=True).get("DirectoryRecordSequence") or ()
+        names = [
+            _parts(record) for record in records if record.get("DirectoryRecordType") == "IMAGE"
+        ]
+    if any("\0" in part for parts in names for part in parts):
+        raise ValueError("a zero byte in a file ID")
+    return names
 
 
 def _parts(record: Dataset) -> list[str]:
@@ -123,18 +155,25 @@ def _unpacked(archive: Path, folder: Path) -> list[Path]:
                     files.append(target)
                 else:
                     target.unlink()
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-        raise InputFault(
-            f"{archive}: the zip is damaged or encrypted; unpack it and name the folder.",
-            code="E_ZIP",
-        ) from error
+    except BROKEN_ZIP as error:
+        raise _broken_zip(archive) from error
     except OSError as error:
+        # bz2 says in an OSError without a number that its stream is damaged.
+        if error.errno is None:
+            raise _broken_zip(archive) from error
         raise InputFault(
             f"{archive}: it cannot be unpacked ({error.strerror}); unpack it where there is room, "
             "and name the folder.",
             code="E_DISKFULL",
         ) from error
     return files
+
+
+def _broken_zip(archive: Path) -> InputFault:
+    return InputFault(
+        f"{archive}: the zip is damaged or encrypted; unpack it and name the folder.",
+        code="E_ZIP",
+    )
 
 
 def _extract(

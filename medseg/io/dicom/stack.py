@@ -11,15 +11,21 @@ from itertools import pairwise
 import numpy as np
 
 from medseg.fault import InputFault
-from medseg.io.dicom.instance import Frame, Instance
+from medseg.io.dicom.frame import Frame
+from medseg.io.dicom.instance import Instance
 from medseg.io.dicom.series import Series
 
-SAME_DIRECTION = 1e-3
+# Cosines of four decimals differ by 1e-4; over 400 mm of a slice that is a twentieth of one.
+SAME_DIRECTION = 2e-4
 SAME_SPACING = 1e-4
 SAME_PLACE_MM = 1e-3
 # Of a gap: farther from its place than this, a slice is not on an even grid.
 EVEN = 0.02
+# A tilt drifts farther than this a millimeter, and in all more than rounding moves a pixel.
 LARGEST_DRIFT = 1e-3
+ROUNDED_PIXELS = 0.05
+# Positions are often told in hundredths of a millimeter; on three axes that is off by up to this.
+ROUNDED_MM = 0.02
 # Of what neighboring slices cover: a wider gap beside covered ones has lost a slice.
 LOST = 1.25
 
@@ -65,9 +71,12 @@ class Stack:
 
     @property
     def step_lps_mm(self) -> np.ndarray:
-        """The mean way from one slice to the next."""
+        """The mean way from one slice to the next, without what rounding adds to thin stacks."""
         positions = self.positions_lps_mm
-        return (positions[-1] - positions[0]) / (len(positions) - 1)
+        step = (positions[-1] - positions[0]) / (len(positions) - 1)
+        aside = self.cosines.T @ (self.cosines @ step)
+        along = step - aside
+        return step if np.linalg.norm(aside) <= LARGEST_DRIFT * np.linalg.norm(along) else along
 
 
 def stacked(series: Series, *, repair: bool = True) -> Stack:
@@ -111,11 +120,17 @@ def _without_scouts(
 ) -> list[Instance]:
     kept = [instance for instance in instances if not instance.is_localizer]
     dropped = len(instances) - len(kept)
-    if not dropped or not kept:
+    if not dropped:
         return list(instances)
+    folder = instances[0].file.parent
+    if not kept:
+        raise InputFault(
+            f"{folder}: its images are scouts (ImageType LOCALIZER), for planning; give the scan.",
+            code="E_SCOUT",
+        )
     sentence = f"{dropped} scout images (ImageType LOCALIZER) lie among the slices"
     if not repair:
-        raise InputFault(f"{sentence}; leave them out.", code="E_SCOUT")
+        raise InputFault(f"{folder}: {sentence}; leave them out.", code="E_SCOUT")
     notes.append(f"{sentence}; they were left out.")
     return kept
 
@@ -127,7 +142,8 @@ def _without_copies(
     kept: dict[str, Instance] = {}
     copies = 0
     for instance in instances:
-        first = kept.setdefault(instance.uid, instance)
+        # Some anonymizers empty the UID: such files are told apart by their names.
+        first = kept.setdefault(instance.uid or str(instance.file), instance)
         if first is instance:
             continue
         copies += 1
@@ -156,6 +172,8 @@ def _refuse_mixed(frames: Sequence[tuple[Instance, Frame]]) -> None:
             what = f"pixels of {its_frame.spacing_mm} against {frame.spacing_mm} mm"
         elif not np.allclose(its_frame.cosines, frame.cosines, atol=SAME_DIRECTION):
             what = "another direction (ImageOrientationPatient)"
+        elif other.frame_of_reference_uid != first.frame_of_reference_uid:
+            what = "another frame of reference"
         else:
             continue
         raise InputFault(
@@ -252,26 +270,35 @@ def _judged(stack: Stack, *, repair: bool) -> Stack:
 
 
 def _unevenness(stack: Stack) -> float:
-    """How far the worst slice is along the normal from an even grid, in gaps."""
+    """How far the worst slice is along the normal from an even grid, in gaps; 0 for rounding."""
     places = np.array([one.place_mm for one in stack.slices])
     even = np.linspace(places[0], places[-1], len(places))
-    return float(np.abs(places - even).max() / (even[1] - even[0]))
+    off_mm = float(np.abs(places - even).max())
+    return off_mm / float(even[1] - even[0]) if off_mm > ROUNDED_MM else 0.0
 
 
 def _drift(stack: Stack) -> float:
-    """In-plane drift a millimeter along the normal, by the worst slice."""
+    """In-plane drift a millimeter along the normal, by the worst slice that is beyond rounding."""
     positions = stack.positions_lps_mm - stack.positions_lps_mm[0]
     in_plane = np.linalg.norm(positions @ stack.cosines.T, axis=1)
     along = np.array([one.place_mm for one in stack.slices]) - stack.slices[0].place_mm
-    return float((in_plane[1:] / along[1:]).max())
+    beyond = in_plane > ROUNDED_PIXELS * min(stack.spacing_mm)
+    return float((in_plane[beyond] / along[beyond]).max(initial=0))
 
 
 def _refuse_lost(stack: Stack) -> None:
-    """Uneven gaps are a way of scanning only where the slices' thickness accounts for each."""
+    """Uneven gaps are a way of scanning only where the slices' thickness accounts for each.
+
+    Slices that overlap or leave space do so everywhere; a gap wider than that, by the quarter of
+    gaps that are closest, is a loss. Where no thickness is told, the closest gap is the measure.
+    """
     gaps = stack.gaps_mm
     covered = _covered_mm(stack)
-    usual = max(1.0, float(np.median(gaps / covered))) if covered is not None else 1.0
-    wide = gaps > LOST * usual * (covered if covered is not None else np.median(gaps))
+    if covered is None:
+        wide = gaps > LOST * gaps.min()
+    else:
+        ratio = gaps / covered
+        wide = ratio > LOST * np.quantile(ratio, 0.25, method="lower")
     if wide.any():
         place = int(np.argmax(wide))
         one, other = stack.slices[place], stack.slices[place + 1]

@@ -36,6 +36,7 @@ class Case:
     truth: Truth | None = None
     within: float | None = None
     affine_within: float = AFFINE_TOLERANCE
+    factor: float = 1.0
     repair: bool = True
     # A word that the one note must hold; "" where nothing is to be noted.
     note: str = ""
@@ -57,7 +58,8 @@ def outcome(case: Case, folder: Path) -> str:
     try:
         volume, notes = found_by_medseg(given, repair=case.repair)
     except InputFault as fault:
-        return fault.code if str(given.parent) in str(fault) else f"{fault.code} without a place"
+        has_place = str(given.parent) in str(fault) or "medseg-zip-" in str(fault)
+        return fault.code if has_place else f"{fault.code} without a place"
     if bool(case.note) != bool(notes) or case.note not in " ".join(notes):
         return f"wrong: notes {notes}"
     return told(case, volume)
@@ -87,8 +89,9 @@ def told(case: Case, volume: Volume) -> str:
     apart = np.abs(volume.grid.affine - case.truth.affine).max()
     if apart > case.affine_within:
         return f"wrong: affine by {apart:.3g}"
-    off = center_off(volume)
-    return READ if off < CENTER_TOLERANCE else f"wrong: lesion {off:.3g} voxels off"
+    off = center_off(volume, case.factor)
+    rounded = case.affine_within / min(volume.grid.spacing_mm)
+    return READ if off < CENTER_TOLERANCE + rounded else f"wrong: lesion {off:.3g} voxels off"
 
 
 def points_lps_mm(volume: Volume) -> np.ndarray:
@@ -98,11 +101,14 @@ def points_lps_mm(volume: Volume) -> np.ndarray:
     return indices @ affine[:3, :3].T + affine[:3, 3]
 
 
-def center_off(volume: Volume) -> float:
-    """How far the lesion's middle lies from where it is in the patient, in voxels."""
+def center_off(volume: Volume, factor: float = 1.0) -> float:
+    """How far the lesion's middle lies from where it is in the patient, in voxels.
+
+    Values are `factor` times those of the patient.
+    """
     points = points_lps_mm(volume)
     near = np.linalg.norm(points - CENTER_LPS_MM, axis=-1) < 4 * SIGMA_MM
-    weights = volume.array[0][near] - background(points[near])
+    weights = volume.array[0][near] / factor - background(points[near])
     middle = (weights[:, None] * points[near]).sum(axis=0) / weights.sum()
     return float(np.linalg.norm((middle - CENTER_LPS_MM) / np.asarray(volume.grid.spacing_mm)))
 

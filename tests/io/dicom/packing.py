@@ -1,6 +1,7 @@
 """What no writer at hand makes: lossless JPEG, files without a preamble, media and archives."""
 
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -12,7 +13,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
 
-from tests.io.dicom.phantom import ROOT
+from tests.io.dicom.phantom import ROOT, save
 
 
 def lossless_jpeg(values: np.ndarray, bits: int) -> bytes:
@@ -92,7 +93,9 @@ def directory_of(names: Sequence[Sequence[str]], path: Path) -> Path:
         records.append(record)
         record.DirectoryRecordType = kind
     for record, name in zip(records[3:], names, strict=True):
-        record.ReferencedFileID = list(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record.ReferencedFileID = list(name)
     directory.DirectoryRecordSequence = records
-    directory.save_as(path, enforce_file_format=True)
+    save(directory, path)
     return path

@@ -5,7 +5,6 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
-from tests.io.catalogue.phantom import Truth
 from tests.io.dicom.phantom import Made, Storing
 
 WEIGHT_KG = 80.0
@@ -53,10 +52,6 @@ def scan(*, lacks: tuple[str, ...] = (), **changes: Any) -> Made:
     )
 
 
-def _times(made: Made, factor: float) -> tuple[Made, Truth]:
-    return made, Truth(made.array[None] * factor, made.truth.affine)
-
-
 MIDNIGHT = {
     "SeriesTime": "001500",
     "AcquisitionTime": "001500",
@@ -65,15 +60,16 @@ MIDNIGHT = {
 WHOLE_MOMENT = dose(
     RadiopharmaceuticalStartTime=None, RadiopharmaceuticalStartDateTime="20240229091500.000000"
 )
-SCANS: tuple[tuple[str, Made, Truth], ...] = (
-    ("PET from its start", *_times(scan(), START_FACTOR)),
-    ("PET from the injection", *_times(scan(DecayCorrection="ADMIN"), ADMIN_FACTOR)),
-    ("PET over midnight", *_times(scan(**MIDNIGHT), START_FACTOR)),
+SCANS: tuple[tuple[str, Made, float], ...] = (
+    ("PET from its start", scan(), START_FACTOR),
+    ("PET from the injection", scan(DecayCorrection="ADMIN"), ADMIN_FACTOR),
+    ("PET over midnight", scan(**MIDNIGHT), START_FACTOR),
     (
         "PET, injection by date and time",
-        *_times(scan(RadiopharmaceuticalInformationSequence=WHOLE_MOMENT), START_FACTOR),
+        scan(RadiopharmaceuticalInformationSequence=WHOLE_MOMENT),
+        START_FACTOR,
     ),
-    ("PET in grams a milliliter", *_times(scan(Units="GML"), 1.0)),
+    ("PET in grams a milliliter", scan(Units="GML"), 1.0),
 )
 REFUSED: tuple[tuple[str, Made], ...] = (
     ("PET without a dose", scan(lacks=("RadiopharmaceuticalInformationSequence",))),
@@ -91,6 +87,10 @@ REFUSED: tuple[tuple[str, Made], ...] = (
     ("PET without attenuation correction", scan(CorrectedImage=["NORM", "DECY"])),
     ("PET without decay correction", scan(DecayCorrection="NONE")),
     ("PET injected after the scan", scan(SeriesTime="090000", AcquisitionTime="090000")),
+    (
+        "PET of a slow nuclide, the day of its injection not told",
+        scan(RadiopharmaceuticalInformationSequence=dose(RadionuclideHalfLife="282276")),
+    ),
     ("PET reconstructed later", scan(SeriesTime="120000")),
     (
         "PET whose injection is told in another time zone",

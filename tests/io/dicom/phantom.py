@@ -1,6 +1,7 @@
 """A patient given by a formula in LPS millimeters, and the series a scanner makes of it."""
 
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -259,7 +260,10 @@ def add_pixels(image: FileDataset, storing: Storing, values: np.ndarray) -> None
 
 def save(image: Dataset, path: Path) -> None:
     """As a file with a preamble, in the transfer syntax that its meta information says."""
-    image.save_as(path, enforce_file_format=True)
+    with warnings.catch_warnings():
+        # pydicom says of most faults that are made here what they are.
+        warnings.simplefilter("ignore")
+        image.save_as(path, enforce_file_format=True)
 
 
 def decimals(numbers: Any) -> list[DSfloat]:

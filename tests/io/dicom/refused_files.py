@@ -1,6 +1,5 @@
 """Series to refuse for what one of their files says or lacks."""
 
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -88,7 +88,7 @@ def _numbers() -> list[Case]:
         Case(
             "a slope of infinity",
             "E_DICOM",
-            one_file(_field(b"DS\x02\x00" + b"1 ", b"DS\x02\x00Inf"[:6])),
+            one_file(_text(0x0028, 0x1053, "1e999")),
         ),
         Case("a Modality LUT", "E_SCALE", _says(ModalityLUTSequence=[lut])),
         Case("a position that is no number", "E_DICOM", one_file(_text(0x0020, 0x0032, "nan"))),
@@ -106,6 +106,8 @@ def _numbers() -> list[Case]:
         Case("more bits stored than allocated", "E_DTYPE", _says(BitsStored=17, HighBit=16)),
         Case("one bit a pixel", "E_DTYPE", _says(BitsAllocated=1, BitsStored=1, HighBit=0)),
         Case("a sign of 2", "E_DICOM", _says(PixelRepresentation=2)),
+        Case("pixels of floating point", "E_TRUNC", Made(change=_floats).write),
+        Case("a spacing that is no number", "E_DICOM", one_file(_text(0x0028, 0x0030, "nan\\2"))),
         Case("every voxel the same", "E_CONST", _says(PixelData=bytes(20 * 24 * 2))),
         Case("values beyond float32", "E_NONFINITE", _says(RescaleSlope="1e38")),
     ]
@@ -263,7 +265,7 @@ def _with_pixels(syntax: str, content: bytes, **header: Any) -> Callable[[Path],
 
 def _packed() -> list[Case]:
     def spoiled(data: bytes) -> bytes:
-        at = pixels_at(data) + 120
+        at = pixels_at(data) + 24
         return data[:at] + bytes(byte ^ 0xA5 for byte in data[at : at + 400]) + data[at + 400 :]
 
     def renamed(old: str, new: str) -> Bytes:
@@ -282,14 +284,14 @@ def _packed() -> list[Case]:
         ),
         Case(
             "explicit that says implicit",
-            "E_DICOM",
+            "E_TRUNC",
             one_file(renamed("1.2.840.10008.1.2.1\0", "1.2.840.10008.1.2\0")),
         ),
         Case(
             "implicit that says explicit",
             "E_TRUNC",
             one_file(
-                _field(b"1.2.840.10008.1.2\0", b"1.2.840.10008.1.2\0"),
+                _says_explicit,
                 made=Made(storing=Storing(ImplicitVRLittleEndian)),
             ),
         ),
@@ -304,10 +306,33 @@ def _packed() -> list[Case]:
         Case("noise as JPEG", "E_CODEC", _with_pixels("1.2.840.10008.1.2.4.70", noise)),
         Case("a video", "E_CODEC", _with_pixels("1.2.840.10008.1.2.4.102", noise)),
         Case("a syntax nobody knows", "E_CODEC", _with_pixels("1.2.3.4.5", noise)),
+        Case("8 bits in words, big endian", "E_SYNTAX", _words),
         Case("JPEG-LS of another size", "E_CODEC", _other_size),
         Case("RLE cut short", "E_CODEC", one_file(lambda data: data[:-600], made=rle)),
         Case("JPEG-LS spoiled", "E_CODEC", one_file(spoiled, made=jls)),
     ]
+
+
+def _words(folder: Path) -> None:
+    def change(_place: int, image: FileDataset) -> None:
+        image["PixelData"].VR = "OW"
+
+    storing = Storing(ExplicitVRBigEndian, bits=8, stored=8, slopes=(6.0,), intercepts=(0.0,))
+    Made(storing=storing, change=change).write(folder)
+
+
+def _floats(_place: int, image: FileDataset) -> None:
+    del image.PixelData
+    image.FloatPixelData = bytes(20 * 24 * 4)
+
+
+def _says_explicit(data: bytes) -> bytes:
+    """The transfer syntax in the meta information, and the length of that."""
+    implicit, explicit = b"UI\x12\x001.2.840.10008.1.2\0", b"UI\x14\x001.2.840.10008.1.2.1\0"
+    assert implicit in data
+    length = struct.unpack_from("<I", data, 140)[0] + 2
+    changed = data.replace(implicit, explicit, 1)
+    return changed[:140] + struct.pack("<I", length) + changed[144:]
 
 
 def _other_size(folder: Path) -> None:
@@ -358,8 +383,3 @@ def _frames() -> list[Case]:
         case("fewer frames than groups", "E_TRUNC", fewer),
         case("half of the frames' pixels", "E_TRUNC", half_length),
     ]
-
-
-def is_root() -> bool:
-    """Whether permissions mean nothing."""
-    return os.geteuid() == 0

@@ -91,11 +91,6 @@ def _doubled() -> list[Case]:
             "E_PHASES",
             _set("AcquisitionNumber", lambda n: n % 2 + 1, between),
         ),
-        Case(
-            "two times after the trigger, interleaved",
-            "E_PHASES",
-            _set("TriggerTime", lambda n: n % 2 * 400, between),
-        ),
         Case("a SOPInstanceUID twice, other content", "E_DUPLICATE", same_uid),
         Case("a single slice", "E_SINGLE", Made(Layout(places_mm=(0.0,))).write),
     ]
@@ -232,8 +227,9 @@ def _paths() -> list[Case]:
 def _archives() -> list[Case]:
     def directory(*name: str, lost: int = 0) -> Callable[[Path], Path]:
         def build(folder: Path) -> Path:
-            Made().write(folder.with_name("other"))
-            paths = Made().write(folder / "S1")
+            Made().write(folder.with_name("OTHER"))[0].rename(folder.parent / "OTHER" / "I0")
+            made = Made().write(folder / "S1")
+            paths = [path.rename(path.with_name(f"I{n}")) for n, path in enumerate(made)]
             names: list[Sequence[str]] = [path.relative_to(folder).parts for path in paths]
             for path in paths[:lost]:
                 path.unlink()
@@ -247,8 +243,8 @@ def _archives() -> list[Case]:
         return folder / "DICOMDIR"
 
     return [
-        Case("a DICOMDIR pointing above", "E_DICOMDIR", directory("..", "other", "IM0000_1.dcm")),
-        Case("a DICOMDIR pointing to the root", "E_DICOMDIR", directory("/etc", "passwd")),
+        Case("a DICOMDIR pointing above", "E_DICOMDIR", directory("..", "OTHER", "I0")),
+        Case("a DICOMDIR pointing to the root", "E_DICOMDIR", directory("", "etc", "passwd")),
         Case("a DICOMDIR with a zero byte", "E_DICOMDIR", directory("S1", "IM\0X")),
         Case("a DICOMDIR whose images are gone", "E_DICOMDIR", directory(lost=3)),
         Case("a DICOMDIR of noise", "E_DICOMDIR", noise),

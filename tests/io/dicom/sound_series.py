@@ -194,8 +194,15 @@ def _headers() -> list[Case]:
         plain("MR", Made(sop_class=MRImageStorage, header={"Modality": "MR", "EchoTime": "12"})),
         plain("no preamble", Made(), _each(without_preamble)),
         plain("no preamble, anonymized", Made(lacks=()), _each(_without_first_elements)),
-        *(Case(name, READ, made.write, truth) for name, made, truth in SCANS),
+        *(
+            Case(name, READ, made.write, _times(made, factor), factor=factor)
+            for name, made, factor in SCANS
+        ),
     ]
+
+
+def _times(made: Made, factor: float) -> Truth:
+    return replace(made.truth, array=made.truth.array * factor)
 
 
 def _overwrite(image: Dataset, name: str, text: str) -> None:
@@ -251,6 +258,7 @@ def _folders() -> list[Case]:
         plain("names in three scripts", build=_odd_names),
         plain("a report in the folder", build=_with_report),
         plain("a picture in color in the folder", build=_with_picture),
+        plain("a series of scouts in the folder", build=_with_scouts),
         plain("a DICOMDIR in the folder", build=_with_directory),
         plain("a DICOMDIR", build=_by_directory),
         plain("a zip", build=_by_zip),
@@ -284,6 +292,11 @@ def _with_report(folder: Path) -> None:
     Made().write(folder)
     save(report(), folder / "SR.dcm")
     save(dose_picture(placed=False), folder / "dose.dcm")
+
+
+def _with_scouts(folder: Path) -> None:
+    Made().write(folder)
+    Made(series=2, header={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}).write(folder)
 
 
 def _with_picture(folder: Path) -> None:
@@ -329,7 +342,7 @@ def _mended() -> list[Case]:
         places_mm=tuple(1.5 * place for place in range(25)),
     )
     tilted = replace(fine, tilt=0.3346)  # 18.5 degrees
-    uneven = (*range(0, 16, 1), *(15 + 2.0 * n for n in range(1, 12)))
+    uneven = (*range(16), *(14.5 + 2.0 * n for n in range(1, 12)))
     gaps = replace(fine, places_mm=uneven)
 
     def thickness(place: int, image: FileDataset) -> None:
