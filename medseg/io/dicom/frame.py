@@ -37,6 +37,8 @@ class Frame:
     thickness_mm: float | None
     slope: float
     intercept: float
+    # Which of the two the header tells.
+    told_scale: tuple[str, ...]
     volume_tags: Mapping[str, str]
 
 
@@ -68,6 +70,7 @@ def frame_of(header: Dataset, number: int) -> Frame:
         )
     thickness = numbers(measures, "SliceThickness", 1)
     slope, intercept = _scaling(header, scaling)
+    told = tuple(name for name in ("RescaleSlope", "RescaleIntercept") if name in scaling)
     return Frame(
         number=number,
         position_lps_mm=position,
@@ -76,6 +79,7 @@ def frame_of(header: Dataset, number: int) -> Frame:
         thickness_mm=thickness[0] if thickness and thickness[0] > 0 else None,
         slope=slope,
         intercept=intercept,
+        told_scale=told,
         volume_tags=_volume_tags(header, number),
     )
 

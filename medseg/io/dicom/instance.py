@@ -64,6 +64,10 @@ SCANS = frozenset(
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
+START = 2048
+UID_ROOT = b"1.2.840.10008."
+
+
 class InstanceFault(InputFault):
     """A file that cannot be read. `belongs` is its study and series, where it says so.
 
@@ -103,17 +107,23 @@ class Instance:
 
 
 def looks_like_dicom(file: Path) -> bool:
-    """Whether the first bytes are DICOM's, with or without its preamble.
+    """Whether the first bytes are DICOM's, with or without its preamble, or were so once.
+
+    A slice whose first bytes are damaged is a damaged slice, not another file to pass over.
 
     Raises:
         InputFault: it cannot be opened (E_NOTFILE).
     """
     try:
         with file.open("rb") as source:
-            start = source.read(132)
+            start = source.read(START)
     except OSError as error:
         raise _unopened(file, error) from error
-    return start[128:132] == b"DICM" or _starts_bare(start)
+    if start[128:132] == b"DICM" or _starts_bare(start):
+        return True
+    # Texts speak of DICOM's identifiers too, but hold no zero bytes. Zeros alone are a preamble, or
+    # a slice that a crash left without its content.
+    return (UID_ROOT in start and b"\0" in start) or (bool(start) and not any(start))
 
 
 def _starts_bare(start: bytes) -> bool:
@@ -143,18 +153,20 @@ def read_instance(file: Path) -> Instance | None:
     """
     header: FileDataset | None = None
     try:
-        with file.open("rb") as source, warnings.catch_warnings():
+        source = file.open("rb")
+    except OSError as error:
+        raise _unopened(file, error) from error
+    try:
+        with source, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             bounded = Bounded(source, file.stat().st_size)
             header = pydicom.dcmread(
                 bounded, stop_before_pixels=True, force=True, specific_tags=list(TAGS)
             )
             return _instance(file, header, bounded) if _holds_image(header) else None
-    except OSError as error:
-        raise _unopened(file, error) from error
     except InputFault as fault:
         raise _instance_fault(f"{file}: {fault}", fault.code, file, header) from fault
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
         message = (
             f"{file}: its header is damaged ({type(error).__name__}); copy it from the archive "
             "again."
@@ -181,13 +193,13 @@ def _instance_fault(
 
 
 def _holds_image(header: FileDataset) -> bool:
-    if text_of(header, "Modality") in NO_SCANS:
-        return False
-    if "Rows" in header:
+    is_other = text_of(header, "Modality") in NO_SCANS
+    if "Rows" in header and not is_other:
         return True
-    meta = getattr(header, "file_meta", Dataset())
-    sop_class = text_of(header, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID")
-    if sop_class and sop_class not in SCANS:
+    sop_class = text_of(header, "SOPClassUID")
+    # It stands behind both: where it is missing, they may be anything.
+    is_whole = bool(text_of(header, "SeriesInstanceUID"))
+    if is_whole and (is_other or (sop_class and sop_class not in SCANS)):
         return False
     raise InputFault(
         "it is cut or damaged (it does not say how many Rows it has); copy it from the archive "

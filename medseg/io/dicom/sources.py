@@ -22,6 +22,7 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # Scans pack to a tenth at best. An archive that grows more than this was made to fill a disk.
 MOST_GROWTH = 200
 CHUNK = 1 << 20
+SUFFIXES = (".dcm", ".dicom", ".ima")
 BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -78,7 +79,14 @@ def _refuse_no_file(given: Path) -> None:
 
 def _is_instance(path: Path) -> bool:
     # stat before open: a pipe would wait for ever.
-    return path.is_file() and looks_like_dicom(path) and not _is_directory_file(path)
+    return path.is_file() and _is_or_was_dicom(path, path.name) and not _is_directory_file(path)
+
+
+def _is_or_was_dicom(path: Path, name: str) -> bool:
+    """Whether it is DICOM, or is named so: an empty slice is a lost one, not another file."""
+    # What macOS keeps beside a file has its name behind "._".
+    is_named = name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return is_named or looks_like_dicom(path)
 
 
 def _is_directory_file(path: Path) -> bool:
@@ -151,7 +159,8 @@ def _unpacked(archive: Path, folder: Path) -> list[Path]:
             for place, member in enumerate(m for m in members.infolist() if not m.is_dir()):
                 target = folder / f"{place:06d}_{_plain(member.filename)}"
                 room -= _extract(members, member, target, room, archive)
-                if looks_like_dicom(target) and not _is_directory_file(target):
+                name = PurePosixPath(member.filename).name
+                if _is_or_was_dicom(target, name) and not _is_directory_file(target):
                     files.append(target)
                 else:
                     target.unlink()

@@ -169,7 +169,11 @@ def _cut() -> list[Case]:
         return _pixel_length(whole // 2)(data)[: pixels_at(data) + 12 + whole // 2]
 
     cuts: list[tuple[str, str, Bytes]] = [
-        ("cut within its preamble", "E_GAP", lambda data: data[:100]),
+        ("without content", "E_DICOM", lambda _: b""),
+        ("of zeros", "E_DICOM", lambda data: bytes(len(data))),
+        ("cut within its preamble", "E_DICOM", lambda data: data[:100]),
+        ("without DICOM's four letters", "E_DICOM", lambda data: data[:128] + b"DIOM" + data[132:]),
+        ("with damaged meta information", "E_DICOM", lambda data: data[:132] + data[135:]),
         ("cut after its preamble", "E_DICOM", lambda data: data[:132]),
         ("cut within its meta information", "E_DICOM", lambda data: data[:200]),
         (
@@ -184,12 +188,9 @@ def _cut() -> list[Case]:
         ("with half the pixels in its element", "E_TRUNC", short),
         ("with an odd byte more", "E_TRUNC", _pixel_length(whole + 2)),
     ]
-    # A slice at the end would be missed by nobody, but for the file that is there.
+    # The last slice would be missed by nobody, but for the file that is there.
     return [
-        *(
-            Case(f"a slice {name}", code, one_file(change, place=5 if code == "E_GAP" else 11))
-            for name, code, change in cuts
-        ),
+        *(Case(f"a slice {name}", code, one_file(change)) for name, code, change in cuts),
         Case("all slices cut", "E_TRUNC", _all_cut),
     ]
 

@@ -111,6 +111,10 @@ def _mixed() -> list[Case]:
     def slightly(place: int) -> object:
         return [1, 0, 0, 0, 1, 0] if place < 6 else [0.9999998, 0.0006, 0, -0.0006, 0.9999998, 0]
 
+    def loses_slope(place: int, image: FileDataset) -> None:
+        if place == 11:
+            del image.RescaleSlope
+
     def two_series(folder: Path) -> None:
         Made().write(folder)
         Made(series=2).write(folder)
@@ -129,6 +133,7 @@ def _mixed() -> list[Case]:
             "E_MIXED",
             _set("FrameOfReferenceUID", lambda n: f"1.2.3.{n // 6}"),
         ),
+        Case("slopes in some slices only", "E_MIXED", Made(change=loses_slope).write),
         Case("two series in a folder", "E_SERIES", two_series),
     ]
 

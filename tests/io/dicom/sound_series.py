@@ -270,7 +270,7 @@ def _with_junk(folder: Path) -> None:
     Made().write(folder)
     (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(600))
     (folder / "._IM0001.dcm").write_bytes(b"\x00\x05\x16\x07" + bytes(4000))
-    (folder / "empty.dcm").write_bytes(b"")
+    (folder / "empty").write_bytes(b"")
     (folder / "notes.txt").write_text("the slices of a head " * 20)
     (folder / "autorun.inf").write_text("[autorun]\n")
 
@@ -327,7 +327,8 @@ def _by_zip_with_paths(folder: Path) -> Path:
         f"patient/{number}/IM.dcm": path.read_bytes()
         for number, path in enumerate(Made().write(folder))
     }
-    return zipped({**files, "patient/readme.txt": b"hello" * 10}, _beside(folder))
+    beside = {"patient/readme.txt": b"hello" * 10, "__MACOSX/._IM.dcm": b"\0\5\x16\7" + bytes(90)}
+    return zipped({**files, **beside}, _beside(folder))
 
 
 def _beside(folder: Path) -> Path:
