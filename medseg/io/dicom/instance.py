@@ -199,7 +199,8 @@ def _holds_image(header: FileDataset) -> bool:
     sop_class = text_of(header, "SOPClassUID")
     # It stands behind both: where it is missing, they may be anything.
     is_whole = bool(text_of(header, "SeriesInstanceUID"))
-    if is_whole and (is_other or (sop_class and sop_class not in SCANS)):
+    is_class = sop_class.replace(".", "").isdecimal()
+    if is_whole and (is_other or (is_class and sop_class not in SCANS)):
         return False
     raise InputFault(
         "it is cut or damaged (it does not say how many Rows it has); copy it from the archive "

@@ -1,4 +1,4 @@
-"""A series with a mutated file is refused with a sentence, or read as it was made or says itself."""
+"""A series with a mutated file is refused with a sentence, or read as made or as it says."""
 
 import pytest
 
