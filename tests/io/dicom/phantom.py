@@ -19,12 +19,15 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
+from tests.io import canary
 from tests.io.catalogue.phantom import Truth
 
 CENTER_LPS_MM = np.array([4.0, -7.0, 12.0])
 SIGMA_MM = 4.0
 PEAK = 900.0
+# Both are looked for in messages, as the name and the number of the patient are.
 ROOT = "1.2.826.0.1.3680043.8.498.777"
+BIRTH = "19330507"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 AXIAL = (1.0, 0, 0, 0, 1, 0)
@@ -229,7 +232,8 @@ def started(made: Made, number: int) -> FileDataset:
     image.FrameOfReferenceUID = f"{ROOT}.9"
     image.Modality, image.SeriesNumber = "CT", made.series
     image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    image.PatientName, image.PatientID = "Phantom", "0"
+    image.PatientName, image.PatientID = canary.NAME.decode(), canary.IDENTIFIER.decode()
+    image.PatientBirthDate, image.AccessionNumber = BIRTH, "CANARY"
     image.StudyDate = image.SeriesDate = image.AcquisitionDate = "20240229"
     image.StudyTime = image.SeriesTime = image.AcquisitionTime = "101500"
     image.AcquisitionNumber, image.InstanceNumber = 1, number
@@ -269,6 +273,11 @@ def save(image: Dataset, path: Path) -> None:
 def decimals(numbers: Any) -> list[DSfloat]:
     """Decimal strings of at most 16 characters."""
     return [DSfloat(float(one), auto_format=True) for one in np.ravel(numbers)]
+
+
+def leaks(text: str) -> bool:
+    """Whether something of the patient is told: a name, a number, an identifier, a birthday."""
+    return canary.has_word(text.encode()) or ROOT in text or BIRTH in text
 
 
 def pixels_at(data: bytes) -> int:
