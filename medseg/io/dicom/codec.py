@@ -6,8 +6,10 @@ is answered by a line of JSON and, where that has no "fault", the bytes it annou
 """
 
 import json
+import os
 import sys
 import warnings
+from typing import BinaryIO
 
 from pydicom.pixels.utils import iter_pixels
 
@@ -17,28 +19,32 @@ MOST_BYTES = 8 << 30
 def main() -> None:
     """Answer requests until standard input ends."""
     _limit_memory()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            _answer(request)
-        # Whatever a codec raises goes to the parent as a sentence; it has no common class.
-        except Exception as error:  # noqa: BLE001
-            _send({"fault": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
+    # A library that prints would write among the answers: its output goes to the errors.
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            request = json.loads(line)
+            try:
+                _answer(request, answers)
+            # Whatever a codec raises goes to the parent as a sentence; it has no common class.
+            except Exception as error:  # noqa: BLE001
+                reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                _send({"fault": reason}, answers)
 
 
-def _answer(request: dict) -> None:
+def _answer(request: dict, answers: BinaryIO) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for array in iter_pixels(request["path"], indices=request["frames"], raw=True):
             data = array.tobytes()
-            _send({"shape": array.shape, "dtype": array.dtype.str, "bytes": len(data)})
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            _send({"shape": array.shape, "dtype": array.dtype.str, "bytes": len(data)}, answers)
+            answers.write(data)
+            answers.flush()
 
 
-def _send(message: dict) -> None:
-    sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
-    sys.stdout.buffer.flush()
+def _send(message: dict, answers: BinaryIO) -> None:
+    answers.write(json.dumps(message).encode() + b"\n")
+    answers.flush()
 
 
 def _limit_memory() -> None:

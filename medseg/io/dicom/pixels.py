@@ -88,7 +88,9 @@ class _Codec:
             _ask(process, request)
             for _ in numbers:
                 yield _received(out, instance)
-        except (OSError, EOFError, json.JSONDecodeError) as error:
+        except InputFault:
+            raise
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise _broken(instance.file, "its codec died on it") from error
 
     def _started(self) -> subprocess.Popen:
