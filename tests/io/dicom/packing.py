@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLosslessSV1
 
 from tests.io.dicom.phantom import ROOT, save
 
@@ -82,8 +82,8 @@ def zipped(files: Mapping[str, bytes], path: Path, *, method: int = zipfile.ZIP_
 def directory_of(names: Sequence[Sequence[str]], path: Path) -> Path:
     """A DICOMDIR with an image record for each file ID, below a patient, a study and a series."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
-    meta.MediaStorageSOPInstanceUID = f"{ROOT}.5"
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.1.3.10")
+    meta.MediaStorageSOPInstanceUID = UID(f"{ROOT}.5")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     directory = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
     directory.FileSetID = "PHANTOM"

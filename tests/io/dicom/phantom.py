@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -215,10 +216,10 @@ class Made:
 def started(made: Made, number: int) -> FileDataset:
     """A header without a place and without pixels."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = made.sop_class
+    meta.MediaStorageSOPClassUID = UID(made.sop_class)
     uid = f"{ROOT}.{made.study}.{made.series}"
-    meta.MediaStorageSOPInstanceUID = f"{uid}.{number}"
-    meta.TransferSyntaxUID = made.storing.syntax
+    meta.MediaStorageSOPInstanceUID = UID(f"{uid}.{number}")
+    meta.TransferSyntaxUID = UID(made.storing.syntax)
     image = FileDataset(
         "",
         {},
@@ -270,7 +271,7 @@ def save(image: Dataset, path: Path) -> None:
         image.save_as(path, enforce_file_format=True)
 
 
-def decimals(numbers: Any) -> list[DSfloat]:
+def decimals(numbers: Any) -> list[Any]:
     """Decimal strings of at most 16 characters."""
     return [DSfloat(float(one), auto_format=True) for one in np.ravel(numbers)]
 

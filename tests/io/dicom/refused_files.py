@@ -10,6 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
@@ -257,7 +258,7 @@ def _with_pixels(syntax: str, content: bytes, **header: Any) -> Callable[[Path],
         image.PixelData = encapsulate([content])
         image["PixelData"].VR = "OB"
         image["PixelData"].is_undefined_length = True
-        image.file_meta.TransferSyntaxUID = syntax
+        image.file_meta.TransferSyntaxUID = UID(syntax)
         for name, value in header.items():
             setattr(image, name, value)
 
