@@ -26,7 +26,7 @@ from medseg.recipe.recipe import Recipe
 from medseg.training.picture import write_picture
 from medseg.volume import Task
 
-SUBJECTS = 12
+SUBJECTS = 24
 UNSEEN = 3
 SEED, UNSEEN_SEED = 1, 2
 
