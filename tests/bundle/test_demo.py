@@ -25,7 +25,7 @@ def test_a_demo_leaves_a_bundle_scores_and_a_picture_and_is_kept(
         assert "SYNTHETIC" in (folder / "SYNTHETIC.txt").read_text()
     trained_on = {path.read_bytes() for path in (data / "imagesTr").iterdir()}
     scored_on = {path.read_bytes() for path in (scores.unseen / "imagesTr").iterdir()}
-    assert (len(trained_on), len(scored_on)) == (12, 3)
+    assert (len(trained_on), len(scored_on)) == (24, 3)
     assert trained_on.isdisjoint(scored_on)
     again = run_demo(load_recipe("hippocampus_resenc"), output=tmp_path)
     assert again.trained == scores.trained
