@@ -311,7 +311,11 @@ def _changed(before: bytes, after: bytes) -> set[str]:
 
 
 def _raw(header: Dataset, name: str) -> str:
-    return str(header[name].value)
+    try:
+        return str(header[name].value)
+    # Whatever pydicom makes of it, it is another value than the sound one.
+    except Exception as error:  # noqa: BLE001
+        return repr(error)
 
 
 def _parsed(data: bytes) -> Dataset:

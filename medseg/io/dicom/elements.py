@@ -1,7 +1,11 @@
 """Values of header elements as they are needed, whatever a file holds in their place."""
 
+import logging
 import math
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -24,6 +28,20 @@ DAMAGE = (
     struct.error,
 )
 Numbers = tuple[float, ...]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without pydicom's warnings and log lines: they quote what stands in the header."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def numbers(part: Dataset, name: str, count: int) -> Numbers | None:

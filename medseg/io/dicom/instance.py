@@ -3,7 +3,6 @@
 Whatever a file claims, no more is read or allocated than it holds.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydicom.dataset import Dataset, FileDataset
 from medseg.fault import InputFault
 from medseg.io.dicom.bounded import Bounded
 from medseg.io.dicom.channels import RULE_TAGS
-from medseg.io.dicom.elements import DAMAGE, text_of, whole
+from medseg.io.dicom.elements import DAMAGE, quietly, text_of, whole
 from medseg.io.dicom.frame import VOLUME_TAGS, Frame, frame_of
 from medseg.io.dicom.pet import PET_TAGS
 from medseg.io.dicom.stored import Pixels, pixels_of
@@ -157,8 +156,7 @@ def read_instance(file: Path) -> Instance | None:
     except OSError as error:
         raise _unopened(file, error) from error
     try:
-        with source, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with source, quietly():
             bounded = Bounded(source, file.stat().st_size)
             header = pydicom.dcmread(
                 bounded, stop_before_pixels=True, force=True, specific_tags=list(TAGS)
@@ -180,15 +178,16 @@ def _instance_fault(
     """What cannot be read, and whose it is as far as that can be told."""
     belongs, sop_class = None, ""
     if header is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             try:
                 uids = tuple(text_of(header, f"{kind}InstanceUID") for kind in ("Study", "Series"))
                 sop_class = text_of(header, "SOPClassUID")
             except DAMAGE:
                 uids = ("", "")
         belongs = (uids[0], uids[1]) if all(uids) else None
-    picture = code == "E_COLOR" or sop_class.startswith(SECONDARY_CAPTURE)
+    # A picture says of which series it is, another than the slices'; what does not is damaged.
+    looks_so = code == "E_COLOR" or sop_class.startswith(SECONDARY_CAPTURE)
+    picture = looks_so and belongs is not None
     return InstanceFault(message, code=code, file=file, belongs=belongs, picture=picture)
 
 

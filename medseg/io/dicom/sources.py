@@ -3,7 +3,6 @@
 import lzma
 import stat
 import tempfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from medseg.fault import InputFault
 from medseg.io.dicom.bounded import Bounded
-from medseg.io.dicom.elements import DAMAGE
+from medseg.io.dicom.elements import DAMAGE, quietly
 from medseg.io.dicom.instance import looks_like_dicom
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -130,8 +129,7 @@ def _names_in(directory_file: Path) -> list[list[str]]:
     Raises:
         ValueError: one holds a zero byte, or pydicom's errors for damage.
     """
-    with directory_file.open("rb") as source, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with directory_file.open("rb") as source, quietly():
         bounded = Bounded(source, directory_file.stat().st_size)
         records = pydicom.dcmread(bounded, force=True).get("DirectoryRecordSequence") or ()
         names = [
