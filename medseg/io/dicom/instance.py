@@ -192,10 +192,11 @@ def _instance_fault(
 
 
 def _holds_image(header: FileDataset) -> bool:
-    is_other = text_of(header, "Modality") in NO_SCANS
+    sop_class = text_of(header, "SOPClassUID")
+    # A scanner's slice is one, whatever its modality was damaged into.
+    is_other = text_of(header, "Modality") in NO_SCANS and sop_class not in SCANS
     if "Rows" in header and not is_other:
         return True
-    sop_class = text_of(header, "SOPClassUID")
     # It stands behind both: where it is missing, they may be anything.
     is_whole = bool(text_of(header, "SeriesInstanceUID"))
     is_class = sop_class.replace(".", "").isdecimal()

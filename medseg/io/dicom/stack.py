@@ -174,6 +174,8 @@ def _refuse_mixed(frames: Sequence[tuple[Instance, Frame]]) -> None:
             what = "another direction (ImageOrientationPatient)"
         elif other.frame_of_reference_uid != first.frame_of_reference_uid:
             what = "another frame of reference"
+        elif other.facts.get("Modality") != first.facts.get("Modality"):
+            what = "another modality"
         elif its_frame.told_scale != frame.told_scale:
             what = "RescaleSlope or RescaleIntercept, which only some of them tell,"
         else:

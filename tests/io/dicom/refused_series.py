@@ -115,6 +115,9 @@ def _mixed() -> list[Case]:
         if place == 11:
             del image.RescaleSlope
 
+    def says_report(place: int, image: FileDataset) -> None:
+        image.Modality = "SR" if place == 11 else "CT"
+
     def two_series(folder: Path) -> None:
         Made().write(folder)
         Made(series=2).write(folder)
@@ -133,6 +136,7 @@ def _mixed() -> list[Case]:
             "E_MIXED",
             _set("FrameOfReferenceUID", lambda n: f"1.2.3.{n // 6}"),
         ),
+        Case("the last slice says that it is a report", "E_MIXED", Made(change=says_report).write),
         Case("slopes in some slices only", "E_MIXED", Made(change=loses_slope).write),
         Case("two series in a folder", "E_SERIES", two_series),
     ]

@@ -1,5 +1,6 @@
 """Series to read right, as plain as they come or as odd."""
 
+import importlib.util
 import shutil
 import struct
 from collections.abc import Callable
@@ -130,9 +131,13 @@ def _packed() -> list[Case]:
                 )
             ),
         ),
-        plain("JPEG lossless, 12 bits", Made(storing=Storing(stored=12), change=_jpeg)),
-        plain("JPEG lossless, 16 bits", Made(change=_jpeg)),
     ]
+    # Its decoder is an extra of medseg, for its license.
+    if importlib.util.find_spec("libjpeg"):
+        cases += [
+            plain("JPEG lossless, 12 bits", Made(storing=Storing(stored=12), change=_jpeg)),
+            plain("JPEG lossless, 16 bits", Made(change=_jpeg)),
+        ]
     for name, syntax in (
         ("RLE", RLELossless),
         ("JPEG-LS", JPEGLSLossless),
