@@ -25,8 +25,9 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from medseg import __version__
 from medseg.io.atomic import write_bytes
+from medseg.io.dicom.elements import quietly
 from medseg.io.dicom_header import cleaned_source, restore_identity
-from medseg.io.dicom_source import Planes, SourceSeries, planes_along, read_source, unheard
+from medseg.io.dicom_source import Planes, SourceSeries, planes_along, read_source
 from medseg.io.terminology import LONGEST_MEANING, PRIVATE_SCHEME, Code, single_line, terms_of
 from medseg.volume import Grid, Label, LabelTable, LabelVolume
 
@@ -199,7 +200,7 @@ def _segmentation(
     across, down, along = planes.spacing_mm
     cosines = planes.cosines.ravel().tolist()
     positions = planes.positions_lps_mm()[first : first + len(frames)]
-    with unheard(), _unlogged():
+    with quietly(), _unlogged():
         seg = Segmentation(
             source_images=cleaned_source(series, along),
             pixel_array=frames,
@@ -253,7 +254,7 @@ def _replace_pixels(
 
 def _write(path: Path, seg: Segmentation) -> None:
     packed = BytesIO()
-    with unheard():
+    with quietly():
         seg.save_as(packed, enforce_file_format=True)
     write_bytes(path, packed.getvalue())
 

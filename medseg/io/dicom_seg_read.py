@@ -17,9 +17,10 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import RLELossless
 
 from medseg.fault import InputFault
+from medseg.io.dicom.elements import quietly
 from medseg.io.dicom.instance import DAMAGE
 from medseg.io.dicom_segments import segments_of, table_of
-from medseg.io.dicom_source import LPS, unheard
+from medseg.io.dicom_source import LPS
 from medseg.volume import Grid, Label, LabelTable, LabelVolume
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -53,7 +54,7 @@ def read_dicom_seg(path: Path, *, table: LabelTable | None = None) -> LabelVolum
             (E_SYNTAX), frames on no common grid (E_NOPOSITION, E_GAP), segments that overlap
             (E_OVERLAP), or a segment that is not in `table` (E_LABEL).
     """
-    with unheard():
+    with quietly():
         try:
             seg = pydicom.dcmread(path)
             return _label_volume(path, seg, table)

@@ -4,9 +4,7 @@ Its planes are placed as in `medseg.io.dicom`; patient and study are carried ove
 an archive files a result by them (PS3.3 C.7.1.1, C.7.2.1).
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from pydicom.errors import BytesLengthException
 from pydicom.uid import UID
 
 from medseg.fault import InputFault
+from medseg.io.dicom.elements import quietly
 from medseg.io.dicom.instance import DAMAGE, Instance, read_instance
 from medseg.volume import Grid
 
@@ -93,14 +92,6 @@ class Planes:
         return self.affine_lps[:3, 3] + steps
 
 
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Without the warnings of libraries, which quote the values of headers: names, IDs, dates."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def read_source(sources: Sequence[Path]) -> SourceSeries:
     """The series in `sources`: single-frame files in any order, or one multi-frame file.
 
@@ -117,7 +108,7 @@ def read_source(sources: Sequence[Path]) -> SourceSeries:
         )
     instances: dict[str, Instance] = {}
     classes: dict[str, str] = {}
-    with unheard():
+    with quietly():
         for path in sources:
             instance = read_instance(path)
             if instance is None:

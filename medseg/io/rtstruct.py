@@ -20,6 +20,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 from medseg import __version__
 from medseg.io.atomic import write_bytes
 from medseg.io.contours import outlines
+from medseg.io.dicom.elements import quietly
 from medseg.io.dicom_header import restore_identity
 from medseg.io.dicom_source import (
     Planes,
@@ -27,7 +28,6 @@ from medseg.io.dicom_source import (
     SourceSeries,
     planes_along,
     read_source,
-    unheard,
 )
 from medseg.io.terminology import (
     LONGEST_MEANING,
@@ -66,7 +66,7 @@ def write_rtstruct(
             (E_DISKFULL, E_WRITE).
     """
     series = read_source(sources)
-    with unheard():
+    with quietly():
         result = _structure_set(labels, series, single_line(model_name, LONGEST_MEANING))
         result.SoftwareVersions = single_line(model_version, LONGEST_MEANING)
         result.SeriesNumber = series_number
