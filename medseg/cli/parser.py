@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from medseg import __version__
-from medseg.cli import check, datasets, evaluate, models, plan, predict, recipes, train
+from medseg.cli import check, datasets, doctor, evaluate, models, plan, predict, recipes, train
 from medseg.fault import InputFault, all_at_once
 
-VERBS = (train, predict, evaluate, check, plan, recipes, models, datasets)
+VERBS = (train, predict, evaluate, check, plan, doctor, recipes, models, datasets)
 
 
 def parsed(given: Sequence[str]) -> argparse.Namespace:

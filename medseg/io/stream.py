@@ -134,6 +134,7 @@ class GzipMembers:
         self._inflating = zlib.decompressobj(GZIP_WINDOW)
         self._packed = b""
         self._ended = False
+        self.has_tail = False
 
     def read(self, most: int, /) -> bytes:
         """At most `most` of the next bytes."""
@@ -155,6 +156,7 @@ class GzipMembers:
         if len(rest) < len(GZIP_MAGIC):
             rest += self._raw.read(PACKED_BLOCK)
         self._ended = not rest.startswith(GZIP_MAGIC)
+        self.has_tail = self._ended and bool(rest)
         if not self._ended:
             self._inflating = zlib.decompressobj(GZIP_WINDOW)
             self._packed = rest

@@ -28,7 +28,15 @@ def loaded_after(code: str) -> tuple[list[str], subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["recipes"], ["models"], ["datasets", "acdc"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["doctor", "--help"],
+        ["recipes"],
+        ["models"],
+        ["datasets", "acdc"],
+    ],
 )
 def test_light_verbs_load_nothing_heavy(arguments: list[str]) -> None:
     code = (
