@@ -19,6 +19,7 @@ from rich.progress import (
     Progress as Bar,
 )
 from rich.table import Table
+from rich.text import Text
 
 from medseg.progress import Listener, Progress
 
@@ -65,7 +66,7 @@ class Terminal:
             numbers = bool(rows) and all(_is_number(row[place]) for row in rows)
             table.add_column(column, justify="right" if numbers else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
 
     @contextmanager

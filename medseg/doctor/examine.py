@@ -31,7 +31,7 @@ def fault_in(
         if kind == "labels":
             _refuse_labels(path, choices, table, form)
         else:
-            names = tuple(f"channel {number}" for number in range(header.channels))
+            names = tuple(str(number) for number in range(header.channels))
             read_volume((path,), names, form=form)
         if image is not None:
             _refuse_apart(path, header.grid, image)

@@ -77,7 +77,8 @@ def _step(
     if code in ("E_VOXOFF", "E_DTYPE"):
         return _mended_layout(draft, patient.path, code)
     if code in NEEDS_REWRITING:
-        return Mend(code, "it was packed anew, as its name says", "as found", "one gzip stream")
+        what = "it was renamed by what it holds" if code == "E_SUFFIX" else "it was packed anew"
+        return Mend(code, what, "as found", "one stream, and a name that says so")
     raise NotCertain("what is lost or damaged cannot be told from the rest of the file")
 
 
@@ -142,6 +143,8 @@ def _finding(patient: Patient, fault: InputFault) -> Finding:
 
 
 def _doubtful(wrong: Finding, doubt: str) -> Finding:
+    if doubt == wrong.sentence:
+        doubt = "what is lost cannot be told from what is left"
     sentence = f"{wrong.sentence} Not mended: {doubt.rstrip('.')}."
     return Finding(wrong.path, wrong.kind, "wrong", wrong.code, sentence, wrong.remedy)
 

@@ -61,7 +61,8 @@ def look_into(
         table = listing.labels
     paired = _paired(listing)
     for path in _below(root):
-        name = path.relative_to(root).as_posix()
+        # A name that is no UTF-8 could not be written into a report.
+        name = os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
         if is_nifti(path):
             is_labels = path in paired or _says_labels(path, name, labels)
             image = paired.get(path) or (_neighbor(path) if is_labels else None)

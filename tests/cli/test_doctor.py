@@ -158,3 +158,15 @@ def test_a_folder_without_faults_ends_with_0(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["doctor", str(sound), "--repair", str(out), "--all", "--quiet"]) == 0
     assert (out / "fine.nii.gz").read_bytes() == (sound / "fine.nii.gz").read_bytes()
+
+
+def test_names_of_any_bytes_are_shown_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ward" / "[").mkdir(parents=True)
+    for name in ("[/red].nii", "[bold]x.nii", os.fsdecode(b"\xff.nii")):
+        (tmp_path / "ward" / name).write_bytes(b"no image")
+    report = tmp_path / "report"
+    assert main(["doctor", str(tmp_path / "ward"), "--report", str(report)]) == 3
+    assert set(found(report)) == {"[/red].nii", "[bold]x.nii", "\\xff.nii"}
+    assert "[/red].nii" in capsys.readouterr().out
