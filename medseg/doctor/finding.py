@@ -76,5 +76,5 @@ class Finding:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the original has a fault, mended in its copy or not."""
-        return self.state in ("wrong", "mended")
+        """Whether the original has a fault, mended (in its copy, or while it is read) or not."""
+        return self.state in ("wrong", "mended", "note")

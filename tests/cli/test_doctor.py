@@ -15,6 +15,7 @@ from medseg.volume import LabelTable
 from tests.doctor.ward import Broken, build
 from tests.io.catalogue.case import READ, Case, told
 from tests.io.catalogue.phantom import Truth
+from tests.io.made_series import CANARY_DATE, CANARY_ID, CANARY_NAME, CANARY_ROOT, MadeSeries
 
 TABLE = LabelTable.from_names({1: "rim", 2: "core"})
 CHOICES = ["--map", "255=2", "--fill-nan", "-5"]
@@ -170,3 +171,25 @@ def test_names_of_any_bytes_are_shown_as_they_are(
     assert main(["doctor", str(tmp_path / "ward"), "--report", str(report)]) == 3
     assert set(found(report)) == {"[/red].nii", "[bold]x.nii", "\\xff.nii"}
     assert "[/red].nii" in capsys.readouterr().out
+
+
+def test_a_series_that_lost_a_slice_is_told_without_a_word_of_its_patient(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, report = tmp_path / "studies", tmp_path / "report"
+    whole = MadeSeries().write(folder / "whole")
+    lost = MadeSeries().write(folder / "lost")
+    # The files are not in the order of the slices: the fourth is the third from one end.
+    lost[3].unlink()
+    assert len(whole) == len(lost)
+    assert main(["doctor", str(folder / "whole"), "--report", str(tmp_path / "sound")]) == 0
+    assert main(["doctor", str(folder / "lost"), "--report", str(report)]) == 3
+    (told_of,) = found(report).values()
+    assert told_of["code"] == "E_GAP"
+    shown = "".join(capsys.readouterr()) + "".join(
+        path.read_text(encoding="utf-8")
+        for path in (*report.iterdir(), *(tmp_path / "sound").iterdir())
+    )
+    assert "slices are missing" in shown
+    for canary in (CANARY_NAME, CANARY_ID, CANARY_DATE, CANARY_ROOT, "Canary"):
+        assert canary not in shown
