@@ -48,11 +48,11 @@ def found_cases(
     faults: list[str] = []
     codes: list[str] = []
     with ExitStack() as unpacked:
-        for given in inputs:
+        for given in _together(inputs):
             try:
                 cases = (
                     _nifti_cases(given, channels, reading, faults)
-                    if _is_nifti_input(given)
+                    if _is_nifti_input(given[0])
                     else _dicom_cases(given, rules or {}, reading, unpacked)
                 )
             except InputFault as fault:
@@ -67,17 +67,36 @@ def found_cases(
         yield found
 
 
+def _together(inputs: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """Inputs that are looked at as one: NIfTI files together, and files of DICOM slices."""
+    alone: list[tuple[Path, ...]] = []
+    nifti: list[Path] = []
+    slices: list[Path] = []
+    for given in inputs:
+        if not given.is_file():
+            alone.append((given,))
+        elif is_nifti(given):
+            nifti.append(given)
+        elif given.suffix.lower() == ".zip" or given.name.upper() == "DICOMDIR":
+            alone.append((given,))
+        else:
+            slices.append(given)
+    return [*alone, *(tuple(files) for files in (nifti, slices) if files)]
+
+
 def _is_nifti_input(given: Path) -> bool:
     if not given.is_dir():
-        return is_nifti(given)
+        return is_nifti(given) and given.exists()
     return any(is_nifti(path) for path in (*given.glob("*"), *given.glob("*/*")))
 
 
 def _nifti_cases(
-    given: Path, channels: Sequence[str], reading: Reading, faults: list[str]
+    given: tuple[Path, ...], channels: Sequence[str], reading: Reading, faults: list[str]
 ) -> dict[str, Case]:
     cases: dict[str, Case] = {}
-    for name, files in _groups(given, len(channels)).items():
+    for name, files in _groups_of(given, len(channels)):
+        if name in cases:
+            faults.append(f"{name}: two inputs have this name.")
         try:
             cases[name] = NiftiCase(_ordered(name, files, channels), reading.form)
         except InputFault as fault:
@@ -86,19 +105,20 @@ def _nifti_cases(
 
 
 def _dicom_cases(
-    given: Path, rules: ChannelRules, reading: Reading, unpacked: ExitStack
+    given: tuple[Path, ...], rules: ChannelRules, reading: Reading, unpacked: ExitStack
 ) -> dict[str, Case]:
     """A case a study. Names are those of folders, never of what the headers say."""
-    if not given.exists():
-        raise InputFault(f"{given}: there is no such file or folder.", code="E_NOTFILE")
-    files = unpacked.enter_context(dicom_files([given]))
+    if not given[0].exists():
+        raise InputFault(f"{given[0]}: there is no such file or folder.", code="E_NOTFILE")
+    files = unpacked.enter_context(dicom_files(given))
     if not files:
-        raise InputFault(f"{given}: there is no NIfTI or DICOM file in it.", code="E_NODATA")
+        raise InputFault(f"{given[0]}: there is no NIfTI or DICOM file in it.", code="E_NODATA")
     studies: dict[str, list[Series]] = {}
     for series in find_series(files):
         studies.setdefault(series.study_uid, []).append(series)
     groups = list(studies.values())
-    names = [_study_name(given, group, alone=len(groups) == 1) for group in groups]
+    place = given[0] if len(given) == 1 else Path(os.path.commonpath([f.parent for f in given]))
+    names = [_study_name(place, group, alone=len(groups) == 1) for group in groups]
     counts, seen = Counter(names), Counter[str]()
     cases: dict[str, Case] = {}
     for name, group in zip(names, groups, strict=True):
@@ -117,23 +137,25 @@ def _study_name(given: Path, study: Sequence[Series], *, alone: bool) -> str:
     return UNSAFE.sub("_", name).strip(".") or "case"
 
 
+def _groups_of(given: tuple[Path, ...], channels: int) -> Iterator[tuple[str, list[Path]]]:
+    """The files of each case in a folder, or among files; those of a case lie in one folder."""
+    if given[0].is_dir():
+        yield from _groups(given[0], channels).items()
+        return
+    for folder in dict.fromkeys(file.parent for file in given):
+        yield from _grouped([file for file in given if file.parent == folder], channels).items()
+
+
 def _groups(given: Path, channels: int) -> dict[str, list[Path]]:
-    """The files of each case in one input."""
-    if given.is_dir():
-        files = sorted(path for path in given.iterdir() if is_nifti(path))
-        folders = sorted(path for path in given.iterdir() if path.is_dir())
-        if files and not (channels > 1 and not _are_numbered(files)):
-            return _grouped(files, channels)
-        if files:
-            return {given.name: files}
-        groups = {path.name: sorted(p for p in path.iterdir() if is_nifti(p)) for path in folders}
-        groups = {name: paths for name, paths in groups.items() if paths}
-        if groups:
-            return groups
-        raise InputFault(f"{given}: there is no NIfTI file in it.", code="E_NODATA")
-    if not given.exists():
-        raise InputFault(f"{given}: there is no such file or folder.", code="E_NOTFILE")
-    return _grouped([given], channels)
+    """The files of each case in a folder."""
+    files = sorted(path for path in given.iterdir() if is_nifti(path))
+    folders = sorted(path for path in given.iterdir() if path.is_dir())
+    if files and not (channels > 1 and not _are_numbered(files)):
+        return _grouped(files, channels)
+    if files:
+        return {given.name: files}
+    groups = {path.name: sorted(p for p in path.iterdir() if is_nifti(p)) for path in folders}
+    return {name: paths for name, paths in groups.items() if paths}
 
 
 def _are_numbered(files: Sequence[Path]) -> bool:

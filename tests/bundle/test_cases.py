@@ -64,6 +64,11 @@ class TestNifti:
             "b": ("b_0000.nii.gz", "b_0001.nii.gz"),
         }
 
+    def test_numbered_files_may_be_named_one_by_one(self, tmp_path: Path) -> None:
+        files = [tmp_path / f"a_000{n}.nii.gz" for n in (1, 0)]
+        nifti(*files)
+        assert files_of(files, TWO) == {"a": ("a_0000.nii.gz", "a_0001.nii.gz")}
+
     def test_files_that_end_in_a_channel_are_in_the_order_of_the_bundle(
         self, tmp_path: Path
     ) -> None:
@@ -103,6 +108,13 @@ class TestDicom:
     def test_a_study_is_a_case_of_its_folders_name(self, tmp_path: Path) -> None:
         Made().write(tmp_path / "Head & Neck (2)")
         assert names_of(tmp_path / "Head & Neck (2)") == ["Head_Neck_2_"]
+
+    def test_slices_may_be_named_one_by_one(self, tmp_path: Path) -> None:
+        Made().write(tmp_path / "head")
+        files = sorted((tmp_path / "head").iterdir())
+        with found_cases(files, ("CT",)) as cases:
+            assert list(cases) == ["head"]
+            assert len(cases["head"].read(("CT",)).dicom_files or ()) == len(files) > 1
 
     def test_studies_in_one_folder_are_named_by_their_own_folders(self, tmp_path: Path) -> None:
         Made(study=1).write(tmp_path / "p1" / "scan")
