@@ -25,8 +25,8 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         description="Read every NIfTI file and DICOM series of a folder strictly and say what is "
         "wrong with each. With --repair, write mended copies of those whose mending is certain; "
         "originals are never touched.",
-        epilog="Exit codes: 0 nothing is wrong, 3 something is (mended, in a copy or while it is read, or not), "
-        "2 wrong use.",
+        epilog="Exit codes: 0 nothing is wrong, 3 something is (mended, in a copy or while it is "
+        "read, or not), 2 wrong use.",
     )
     parser.add_argument("folder", type=Path, help="the folder to examine, with all below it")
     parser.add_argument("--repair", type=Path, metavar="OUT", help="folder for mended copies")

@@ -36,11 +36,11 @@ from medseg.fault import InputFault
 from tests.io.catalogue.case import READ, Case, told
 from tests.io.catalogue.phantom import Truth
 from tests.io.catalogue.readers import found_by_medseg
-from tests.io.catalogue.table import CASES
+from tests.io.catalogue.table import CATALOGUE
 
 Reader = Callable[[Case, tuple[Path, ...]], Truth]
 LPS = np.diag([-1.0, -1, 1, 1])
-ALONE = tuple(case for case in CASES if case.files == 1)
+ALONE = tuple(case for case in CATALOGUE.cases if case.files == 1)
 MEMORY = 4 << 30
 LIMIT_S = 10
 HALF_MM = 0.5

@@ -13,10 +13,10 @@ from tests.io.catalogue.case import READ, Case
 from tests.io.catalogue.made import IMAGE, LABELS, PLACE
 from tests.io.catalogue.packing import FIELDS, packed_nifti
 from tests.io.catalogue.readers import TABLE, found_by_medseg
-from tests.io.catalogue.table import CASES
+from tests.io.catalogue.table import CATALOGUE
 
 # Those whose file is a plain little-endian NIfTI-1: the others have no such fields, or are cut.
-ALONE = [case for case in CASES if case.files == 1]
+ALONE = [case for case in CATALOGUE.cases if case.files == 1]
 
 
 def with_words(path: Path) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.io.catalogue.case import READ, Case
 from tests.io.catalogue.readers import outcome, outcomes
-from tests.io.catalogue.table import CASES, READABLE, REFUSED, counts, table
+from tests.io.catalogue.table import CATALOGUE
 
 CODES = {
     *("E_GZIP", "E_TRUNC", "E_MAGIC", "E_NOTFILE", "E_TOOBIG", "E_BOMB", "E_DIM", "E_NDIM"),
@@ -18,26 +18,26 @@ CODES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CATALOGUE.cases, ids=lambda case: case.name)
 def test_an_input_ends_as_it_must(case: Case, tmp_path: Path) -> None:
     assert outcome(case, tmp_path) == case.expected
 
 
 def test_the_table_tells_what_came_of_each_input() -> None:
     """Shown in the log of `pytest -s` and `pytest -rP`."""
-    got = outcomes(CASES)
-    sys.stdout.write(f"{table(got)}\n")
-    assert counts(got).startswith(
-        f"{len(REFUSED)} of {len(REFUSED)} refused with their code, "
-        f"{len(READABLE)} of {len(READABLE)} read right"
+    got = outcomes(CATALOGUE.cases)
+    sys.stdout.write(f"{CATALOGUE.table(got)}\n")
+    assert CATALOGUE.counts(got).startswith(
+        f"{len(CATALOGUE.refused)} of {len(CATALOGUE.refused)} refused with their code, "
+        f"{len(CATALOGUE.readable)} of {len(CATALOGUE.readable)} read right"
     )
-    assert "<--" not in table(got)
-    assert "<--" in table({**got, CASES[0].name: READ})
+    assert "<--" not in CATALOGUE.table(got)
+    assert "<--" in CATALOGUE.table({**got, CATALOGUE.cases[0].name: READ})
 
 
 def test_there_are_as_many_inputs_as_were_promised() -> None:
-    assert len(REFUSED) >= 160
-    assert len(READABLE) >= 100
-    assert max(Counter(case.name for case in CASES).values()) == 1
-    assert {case.expected for case in REFUSED} == CODES
-    assert {case.expected for case in READABLE} == {READ}
+    assert len(CATALOGUE.refused) >= 160
+    assert len(CATALOGUE.readable) >= 100
+    assert max(Counter(case.name for case in CATALOGUE.cases).values()) == 1
+    assert {case.expected for case in CATALOGUE.refused} == CODES
+    assert {case.expected for case in CATALOGUE.readable} == {READ}

@@ -3,6 +3,6 @@
 import sys
 
 from tests.io.catalogue.readers import outcomes
-from tests.io.catalogue.table import CASES, table
+from tests.io.catalogue.table import CATALOGUE
 
-sys.stdout.write(f"{table(outcomes(CASES))}\n")
+sys.stdout.write(f"{CATALOGUE.table(outcomes(CATALOGUE.cases))}\n")

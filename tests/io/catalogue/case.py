@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from tests.io.catalogue.phantom import Truth
+from tests.io.catalogued import READ
 
-READ = "read"
 Kind = Literal["image", "labels", "pair"]
 TOLERANCE_MM = 1e-3
 

@@ -12,6 +12,7 @@ from medseg.bundle.cases import found_cases
 from medseg.fault import InputFault
 from medseg.volume import Volume
 from tests.io.catalogue.phantom import Truth
+from tests.io.catalogued import READ
 from tests.io.dicom.phantom import (
     CENTER_LPS_MM,
     LPS_TO_RAS,
@@ -22,7 +23,6 @@ from tests.io.dicom.phantom import (
     tissue,
 )
 
-READ = "read"
 AFFINE_TOLERANCE = 1e-6
 CENTER_TOLERANCE = 0.01
 REPAIRED_TOLERANCE = 0.1

@@ -3,7 +3,7 @@
 import sys
 
 from tests.io.dicom.case import outcomes
-from tests.io.dicom.table import CASES, table
+from tests.io.dicom.table import CATALOGUE
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{table(outcomes(CASES))}\n")
+    sys.stdout.write(f"{CATALOGUE.table(outcomes(CATALOGUE.cases))}\n")

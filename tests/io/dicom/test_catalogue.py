@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.io.dicom.case import READ, Case, outcome
-from tests.io.dicom.table import CASES, READABLE, REFUSED, counts, table
+from tests.io.dicom.table import CATALOGUE
 
 CODES = {
     *("E_GAP", "E_DUPLICATE", "E_PHASES", "E_SINGLE", "E_MIXED", "E_SERIES", "E_TILT", "E_SCOUT"),
@@ -18,7 +18,7 @@ CODES = {
 GOT: dict[str, str] = {}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CATALOGUE.cases, ids=lambda case: case.name)
 def test_a_series_ends_as_it_must(case: Case, tmp_path: Path) -> None:
     GOT[case.name] = outcome(case, tmp_path)
     assert GOT[case.name] == case.expected
@@ -26,22 +26,22 @@ def test_a_series_ends_as_it_must(case: Case, tmp_path: Path) -> None:
 
 def test_the_table_tells_what_came_of_each_series(tmp_path: Path) -> None:
     """Shown in the log of `pytest -s` and `pytest -rP`; cases that did not run before run here."""
-    for number, case in enumerate(CASES):
+    for number, case in enumerate(CATALOGUE.cases):
         if case.name not in GOT:
             (tmp_path / str(number)).mkdir()
             GOT[case.name] = outcome(case, tmp_path / str(number))
-    sys.stdout.write(f"{table(GOT)}\n")
-    assert counts(GOT).startswith(
-        f"{len(REFUSED)} of {len(REFUSED)} refused with their code, "
-        f"{len(READABLE)} of {len(READABLE)} read right"
+    sys.stdout.write(f"{CATALOGUE.table(GOT)}\n")
+    assert CATALOGUE.counts(GOT).startswith(
+        f"{len(CATALOGUE.refused)} of {len(CATALOGUE.refused)} refused with their code, "
+        f"{len(CATALOGUE.readable)} of {len(CATALOGUE.readable)} read right"
     )
-    assert "<--" not in table(GOT)
-    assert "<--" in table({**GOT, CASES[0].name: READ})
+    assert "<--" not in CATALOGUE.table(GOT)
+    assert "<--" in CATALOGUE.table({**GOT, CATALOGUE.cases[0].name: READ})
 
 
 def test_there_are_as_many_series_as_were_promised() -> None:
-    assert len(REFUSED) >= 140
-    assert len(READABLE) >= 70
-    assert max(Counter(case.name for case in CASES).values()) == 1
-    assert {case.expected for case in REFUSED} == CODES
-    assert {case.expected for case in READABLE} == {READ}
+    assert len(CATALOGUE.refused) >= 140
+    assert len(CATALOGUE.readable) >= 70
+    assert max(Counter(case.name for case in CATALOGUE.cases).values()) == 1
+    assert {case.expected for case in CATALOGUE.refused} == CODES
+    assert {case.expected for case in CATALOGUE.readable} == {READ}
