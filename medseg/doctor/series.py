@@ -37,7 +37,7 @@ def _examined(series: Series, name: str, root: Path, out: Path | None) -> Findin
         reading = read_series(series, "image")
     except InputFault as fault:
         return _wrong(name, fault, root)
-    notes = tuple(note.removeprefix(f"{series.folder}: ") for note in reading.notes)
+    notes = tuple(note.removeprefix(f"{series.folder}: ") for note in reading.repairs)
     if not notes:
         return Finding(name, "series", "fine")
     sentence = " ".join(note[:1].upper() + note[1:].rstrip(".") + "." for note in notes)

@@ -19,8 +19,8 @@ from pydicom.uid import RLELossless
 from medseg.fault import InputFault
 from medseg.io.dicom.elements import quietly
 from medseg.io.dicom.instance import DAMAGE
+from medseg.io.dicom.read import LPS_TO_RAS
 from medseg.io.dicom_segments import segments_of, table_of
-from medseg.io.dicom_source import LPS
 from medseg.volume import Grid, Label, LabelTable, LabelVolume
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -168,7 +168,7 @@ def _place(seg: Dataset, groups: list[Dataset], shared: Dataset) -> _Place:
     affine[:3, 2] = normal * step_mm
     affine[:3, 3] = lowest
     shape = (int(seg.Columns), int(seg.Rows), int(planes.max()) + 1)
-    return _Place(Grid(shape, LPS @ affine), planes)
+    return _Place(Grid(shape, LPS_TO_RAS @ affine), planes)
 
 
 def _step_mm(groups: list[Dataset], shared: Dataset, places_mm: np.ndarray) -> float:

@@ -18,11 +18,10 @@ from pydicom.uid import UID
 from medseg.fault import InputFault
 from medseg.io.dicom.elements import quietly
 from medseg.io.dicom.instance import DAMAGE, Instance, read_instance
+from medseg.io.dicom.read import LPS_TO_RAS
+from medseg.io.dicom.stack import SAME_DIRECTION, SAME_SPACING
 from medseg.volume import Grid
 
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-SAME_DIRECTION = 1e-3
-SAME_SPACING = 1e-4
 # Groups that tell of the image, not of patient and study: but for the loss of its compression.
 OF_THE_IMAGE = (0x0028, 0x0040, 0x0048, 0x5200)
 LOSS = "LossyImageCompression"
@@ -132,7 +131,7 @@ def read_source(sources: Sequence[Path]) -> SourceSeries:
 
 def planes_along(grid: Grid, series: SourceSeries) -> Planes:
     """How an array on `grid` is cut into slices that run as those of the series, as nearly so."""
-    affine = LPS @ grid.affine
+    affine = LPS_TO_RAS @ grid.affine
     turned = np.eye(4)
     turned[:3, :3] = np.stack([*series.cosines, series.normal]) @ affine[:3, :3]
     toward, signs = Grid(grid.shape, turned).nearest_axes()

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from medseg.cli import main
+from medseg.io.dicom.series import find_series
 from medseg.io.nifti import read_header, read_labels, read_volume
 from medseg.volume import LabelTable
 from tests.doctor.ward import Broken, build
 from tests.io.catalogue.case import READ, Case, told
 from tests.io.catalogue.phantom import Truth
+from tests.io.dicom.phantom import Made
 from tests.io.made_series import CANARY_DATE, CANARY_ID, CANARY_NAME, CANARY_ROOT, MadeSeries
 
 TABLE = LabelTable.from_names({1: "rim", 2: "core"})
@@ -193,3 +195,10 @@ def test_a_series_that_lost_a_slice_is_told_without_a_word_of_its_patient(
     assert "slices are missing" in shown
     for canary in (CANARY_NAME, CANARY_ID, CANARY_DATE, CANARY_ROOT, "Canary"):
         assert canary not in shown
+
+
+def test_a_series_that_is_shown_inverted_is_not_at_fault(tmp_path: Path) -> None:
+    Made(header={"PhotometricInterpretation": "MONOCHROME1"}).write(tmp_path / "studies")
+    (series,) = find_series(sorted((tmp_path / "studies").iterdir()))
+    assert all(instance.is_inverted for instance in series.instances)
+    assert main(["doctor", str(tmp_path / "studies"), "--report", str(tmp_path / "report")]) == 0

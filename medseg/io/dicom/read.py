@@ -23,13 +23,15 @@ ROWS_AT_ONCE = 8
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A volume of one channel, the files it is from in the order of k, and what was mended.
+    """A volume of one channel, the files it is from in the order of k, and what to know of it.
 
-    Where slices were resampled the files are those of the slices as scanned, not of the planes.
+    `repairs` tell what was mended; `notes` are those and what else a user may wonder about. Where
+    slices were resampled the files are those of the slices as scanned, not of the planes.
     """
 
     volume: Volume
     files: tuple[Path, ...]
+    repairs: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -59,7 +61,9 @@ def read_series(series: Series, channel: str, *, repair: bool = True) -> Reading
             code="E_CONST",
         )
     files = tuple(dict.fromkeys(one.instance.file for one in stack.slices))
-    return Reading(volume, files, tuple(f"{series.folder}: {note}" for note in stack.notes))
+    repairs = tuple(f"{series.folder}: {note}" for note in stack.notes)
+    remarks = tuple(f"{series.folder}: {remark}" for remark in stack.remarks)
+    return Reading(volume, files, repairs, repairs + remarks)
 
 
 def _even_affine(stack: Stack) -> np.ndarray:

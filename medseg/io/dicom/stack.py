@@ -44,13 +44,15 @@ class Stack:
     """The slices of one volume from first to last along the normal, on parallel planes.
 
     `spacing_mm` are the pixel's sides along a row and along a column. `is_even` tells whether the
-    slices lie on one rectangular grid as they are.
+    slices lie on one rectangular grid as they are. `notes` tell what is mended, `remarks` what a
+    user may wonder about.
     """
 
     slices: tuple[Slice, ...]
     cosines: np.ndarray
     spacing_mm: tuple[float, float]
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     is_even: bool = True
 
     @property
@@ -108,10 +110,11 @@ def stacked(series: Series, *, repair: bool = True) -> Stack:
     _refuse_single(slices)
     _refuse_phases(slices)
     _refuse_doubled(slices)
+    remarks = ()
     if any(instance.is_inverted for instance in instances):
-        notes.append("MONOCHROME1 says how to show the values; they are read as they are.")
+        remarks = ("MONOCHROME1 says how to show the values; they are read as they are.",)
     down, across = frames[0][1].spacing_mm
-    stack = Stack(tuple(slices), cosines, (across, down), tuple(notes))
+    stack = Stack(tuple(slices), cosines, (across, down), tuple(notes), remarks)
     return _judged(stack, repair=repair)
 
 
