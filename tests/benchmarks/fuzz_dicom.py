@@ -8,16 +8,13 @@ difference that no element accounts for is a finding: it is printed, the file is
 says, and the process ends with 1. Memory is limited, so that a header cannot ask for all of it.
 """
 
-import argparse
 import random
-import resource
 import struct
 import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +26,7 @@ from medseg.fault import InputFault
 from medseg.io.dicom.read import Reading, read_series
 from medseg.io.dicom.series import find_series
 from medseg.io.dicom.sources import dicom_files
+from tests.benchmarks.fuzzing import Tally, run
 from tests.io.dicom.enhanced import Enhanced
 from tests.io.dicom.phantom import LPS_TO_RAS, OBLIQUE, Layout, Made, Storing
 
@@ -53,15 +51,6 @@ NUMBERS = (0, 1, 2, 3, 4, 8, 12, 15, 16, 17, 31, 32, 64, 255, 256, 4096, 32767, 
 LENGTHS = (0, 1, 2, 3, 7, 8, 16, 255, 65534, 65535, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
 
 
-@dataclass
-class Tally:
-    """What became of the series: a count by outcome, and the findings."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
-    slowest_s: float = 0.0
-
-
 @dataclass(frozen=True)
 class Base:
     """A sound series in memory, what it is of, and the file that is to be mutated."""
@@ -73,24 +62,7 @@ class Base:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for the files of findings")
-    args = parser.parse_args()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    began = time.monotonic()
-    tally = fuzz(args.count, args.seed, keep=args.keep)
-    for outcome, count in sorted(tally.outcomes.items()):
-        print(f"{outcome:36}{count:8}")
-    print(
-        f"{args.count} series in {time.monotonic() - began:.0f} s; the slowest took "
-        f"{tally.slowest_s * 1000:.0f} ms; {len(tally.findings)} findings"
-    )
-    for finding in tally.findings[:20]:
-        print(finding)
-    raise SystemExit(bool(tally.findings))
+    run(fuzz, says=__doc__ or "", count=20_000, memory=MEMORY)
 
 
 def fuzz(count: int, seed: int, *, packed: bool = False, keep: Path | None = None) -> Tally:

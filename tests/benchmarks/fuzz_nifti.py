@@ -8,19 +8,15 @@ more than a second, and any difference is a finding: it is printed, the file is 
 says, and the process ends with 1. Memory is limited, so that a header cannot ask for all of it.
 """
 
-import argparse
 import logging
 import math
 import random
-import resource
 import struct
 import tempfile
 import time
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -29,6 +25,7 @@ import numpy as np
 from medseg.fault import InputFault
 from medseg.io.nifti import read_header, read_labels, read_volume
 from medseg.volume import LabelTable
+from tests.benchmarks.fuzzing import Tally, run
 from tests.io.catalogue.packing import CODES, FIELDS, SIZES, member, packed_nifti
 from tests.io.catalogue.phantom import Place, image_on, lesion_on
 
@@ -76,41 +73,13 @@ WIDE = (2**31 - 1, -(2**31), 2**32, 2**40, 2**62, 2**63 - 1, -(2**63))
 RANGES = {"b": 2**7, "h": 2**15, "i": 2**31, "q": 2**63}
 
 
-@dataclass
-class Tally:
-    """What became of the files: a count by outcome, and the findings."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
-    slowest_s: float = 0.0
-    compared: int = 0
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for the files of findings")
-    args = parser.parse_args()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    began = time.monotonic()
-    tally = fuzz(args.count, args.seed, keep=args.keep)
-    for outcome, count in sorted(tally.outcomes.items()):
-        print(f"{outcome:24}{count:8}")
-    print(
-        f"{args.count} files in {time.monotonic() - began:.0f} s; the slowest took "
-        f"{tally.slowest_s * 1000:.0f} ms; {tally.compared} were equal to nibabel's reading; "
-        f"{len(tally.findings)} findings"
-    )
-    for finding in tally.findings[:20]:
-        print(finding)
-    raise SystemExit(bool(tally.findings))
+    run(fuzz, says=__doc__ or "", count=100_000, memory=MEMORY)
 
 
 def fuzz(count: int, seed: int, *, keep: Path | None = None) -> Tally:
     """Mutate and read `count` files; number n is the same for the same seed."""
-    tally = Tally()
+    tally = Tally(compared=0)
     # nibabel tells what it thinks of a header, thousands of times.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -261,7 +230,7 @@ def _read(path: Path, tally: Tally, name: str, *, is_labels: bool) -> None:
         apart = _difference(path, array, affine)
         outcome = "read, nibabel refuses" if apart == "refused" else "read"
         if apart is None:
-            tally.compared += 1
+            tally.compared = (tally.compared or 0) + 1
         elif apart != "refused":
             tally.findings.append(f"{name}: {apart}")
     tally.outcomes[outcome] += 1
