@@ -32,6 +32,7 @@ from medseg.bundle.self_test import refuse_other_logits, run_self_test, shape_po
 from medseg.bundle.weights import load_weights, save_weights
 from medseg.fault import InputFault
 from medseg.inference.predictor import Predictor, refuse_nonfinite_weights
+from medseg.inference.settings import WalkSettings
 from medseg.io.atomic import write_json, write_text
 from medseg.io.dicom.channels import ChannelRules, rules_to_json
 from medseg.io.pickled import file_sha256
@@ -44,14 +45,15 @@ Build = Callable[[Mapping[str, Any], Task], nn.Module]
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A loaded bundle: the network with its weights, and what it was trained for and how.
+    """A loaded bundle: networks with their weights, and what they were trained for and how.
 
+    Several `models` are folds of one recipe, averaged in prediction.
     `recipe` is the resolved recipe as plain values, `training` the facts of the run, `sha256`
     that of the weights.
     """
 
     folder: Path
-    model: nn.Module
+    models: tuple[nn.Module, ...]
     recipe: Mapping[str, Any]
     task: Task
     preprocessing: Preprocessing
@@ -59,25 +61,29 @@ class Bundle:
     versions: Mapping[str, str]
     sha256: str
 
+    def walk_settings(self) -> WalkSettings:
+        """How the recipe says that the network is walked over a volume."""
+        settings = predict_settings(self.recipe)
+        return WalkSettings(
+            overlap=settings.overlap,
+            mirror_axes=settings.mirror_axes,
+            batch_size=settings.batch_size,
+        )
+
     def predictor(
         self,
         *,
         device: torch.device | str = "cpu",
-        overlap: float | None = None,
-        mirror_axes: tuple[int, ...] | None = None,
-        batch_size: int | None = None,
+        settings: WalkSettings | None = None,
     ) -> Predictor:
-        """A predictor on `device`; what is None is as the recipe says."""
-        settings = predict_settings(self.recipe)
+        """A predictor on `device`; without `settings` it is as the recipe says."""
         return Predictor(
-            model=self.model,
+            models=self.models,
             task=self.task,
             preprocessing=self.preprocessing,
-            overlap=settings.overlap if overlap is None else overlap,
-            mirror_axes=settings.mirror_axes if mirror_axes is None else mirror_axes,
-            batch_size=settings.batch_size if batch_size is None else batch_size,
+            settings=settings or self.walk_settings(),
             device=device,
-            shape_policy=shape_policy_of(self.model),
+            shape_policy=shape_policy_of(self.models[0]),
         )
 
 
@@ -160,7 +166,7 @@ def load_bundle(
         refuse_other_logits(model, task, manifest, folder)
     return Bundle(
         folder=folder,
-        model=model,
+        models=(model,),
         recipe=recipe,
         task=task,
         preprocessing=preprocessing,

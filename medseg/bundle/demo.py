@@ -18,6 +18,7 @@ from medseg.evaluation.evaluate import Evaluation, evaluate_pairs
 from medseg.evaluation.pairs import Pair
 from medseg.evaluation.report import write_report
 from medseg.inference.predictor import Predictor
+from medseg.inference.settings import WalkSettings
 from medseg.io.atomic import write_bytes
 from medseg.io.nifti import read_labels, read_volume
 from medseg.progress import Listener, silent
@@ -107,10 +108,10 @@ def _gather_truth(cases: Sequence[Case], folder: Path) -> None:
 def _untrained(recipe: Recipe, trained: Predictor) -> Predictor:
     torch.manual_seed(recipe.trainer.seed)
     return Predictor(
-        model=recipe.model.build(trained.task),
+        models=(recipe.model.build(trained.task),),
         task=trained.task,
         preprocessing=trained.preprocessing,
-        overlap=recipe.predict.overlap,
+        settings=WalkSettings(overlap=recipe.predict.overlap),
     )
 
 

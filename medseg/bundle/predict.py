@@ -42,10 +42,11 @@ def predict_case(
     """
     reading = case.read(predictor.task.channels)
     probabilities = None
+    prepared = predictor.prepare(reading.volume)
     if outputs.probabilities:
-        labels, probabilities = predictor.predict_probabilities(reading.volume, listener=listener)
+        labels, probabilities = predictor.label_with_probabilities(prepared, listener=listener)
     else:
-        labels = predictor.predict(reading.volume, listener=listener)
+        labels = predictor.label(prepared, listener=listener)
     outputs.write(
         name,
         labels,

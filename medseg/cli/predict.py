@@ -5,7 +5,7 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -125,7 +125,10 @@ def _predict_all(
 
     device = best_device(args.device)
     bundle = load_bundle(args.bundle, trust_code=args.trust_code)
-    predictor = bundle.predictor(device=device, overlap=args.overlap)
+    settings = bundle.walk_settings()
+    if args.overlap is not None:
+        settings = replace(settings, overlap=args.overlap)
+    predictor = bundle.predictor(device=device, settings=settings)
     origin = Origin(str(bundle.recipe.get("name", "medseg")), bundle.sha256[:SHA256_SHOWN])
     outcomes: list[Outcome] = []
     try:

@@ -1,6 +1,6 @@
 """A network ready to label volumes: preprocessing, windows, and the way back to the source."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -9,42 +9,43 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.inference.export import labels_on_source, probabilities_on_source
-from medseg.inference.window import mirrored, sliding_window
+from medseg.inference.settings import WalkSettings
+from medseg.inference.window import averaged, mirrored, sliding_window
 from medseg.models.shape import ShapePolicy
 from medseg.preprocess.record import Preprocessing, Record
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Task, Volume
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A volume on the grid of the network, float32, and the record of the way there."""
+
+    image: Float[np.ndarray, "c i j k"]
+    record: Record
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictor:
-    """Labels volumes with `model`; the result always lies on the grid of the input.
+    """Labels volumes with `models`, averaged; the result always lies on the grid of the input.
 
-    `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; left and right labels
-    change places along i. `batch_size` windows run at a time on `device`.
+    Several models are folds: networks of one task, trained on other cases each.
 
     Raises:
-        InputFault: weights that are not finite (E_WEIGHTS), or a mirror axis other than 0, 1, 2.
+        InputFault: weights that are not finite (E_WEIGHTS).
     """
 
-    model: nn.Module
+    models: tuple[nn.Module, ...]
     task: Task
     preprocessing: Preprocessing
-    overlap: float = 0.5
-    batch_size: int = 1
+    settings: WalkSettings = field(default_factory=WalkSettings)
     device: torch.device | str = "cpu"
-    mirror_axes: tuple[int, ...] = ()
     shape_policy: ShapePolicy | None = None
 
     def __post_init__(self) -> None:
-        refuse_nonfinite_weights(self.model)
-        if not set(self.mirror_axes) <= {0, 1, 2}:
-            raise InputFault(
-                f"mirror_axes {list(self.mirror_axes)}: the axes are 0 (left to right), 1 (back "
-                "to front) and 2 (feet to head).",
-                code="E_MIRROR",
-            )
-        self.model.to(self.device).eval()
+        for model in self.models:
+            refuse_nonfinite_weights(model)
+            model.to(self.device).eval()
 
     def predict(self, volume: Volume, *, listener: Listener = silent) -> LabelVolume:
         """The label map of `volume` on its own grid.
@@ -53,26 +54,40 @@ class Predictor:
             InputFault: other channels than the task's (E_CHANNELS), an image that preprocessing
                 refuses, or logits that are not finite (E_LOGITS): no mask comes of them.
         """
-        logits, record = self._logits_of(volume, listener)
-        return self._labels(logits, record)
+        return self.label(self.prepare(volume), listener=listener)
 
-    def predict_probabilities(
-        self, volume: Volume, *, listener: Listener = silent
-    ) -> tuple[LabelVolume, Float[np.ndarray, "labels i j k"]]:
-        """The label map of `volume`, and the probability of each label or region, float32.
+    def prepare(self, volume: Volume) -> Prepared:
+        """`volume` on the network's grid.
 
         Raises:
-            InputFault: see `predict`.
+            InputFault: other channels than the task's (E_CHANNELS), or an image that preprocessing
+                refuses.
         """
-        logits, record = self._logits_of(volume, listener)
-        target = self.task.target
-        probabilities = probabilities_on_source(logits, record=record, target=target)
-        return self._labels(logits, record), probabilities
-
-    def _logits_of(self, volume: Volume, listener: Listener) -> tuple[np.ndarray, Record]:
         self._refuse_channels(volume)
-        image, record = self.preprocessing.apply(volume)
-        return self.logits(torch.from_numpy(image), listener=listener).numpy(), record
+        return Prepared(*self.preprocessing.apply(volume))
+
+    def label(self, prepared: Prepared, *, listener: Listener = silent) -> LabelVolume:
+        """The label map of what `prepare` gave, on the grid of its source.
+
+        Raises:
+            InputFault: logits that are not finite (E_LOGITS).
+        """
+        logits = self.logits(torch.from_numpy(prepared.image), listener=listener).numpy()
+        return self._labels(logits, prepared.record)
+
+    def label_with_probabilities(
+        self, prepared: Prepared, *, listener: Listener = silent
+    ) -> tuple[LabelVolume, Float[np.ndarray, "labels i j k"]]:
+        """The label map, and the probability of each label or region, float32.
+
+        Raises:
+            InputFault: see `label`.
+        """
+        logits = self.logits(torch.from_numpy(prepared.image), listener=listener).numpy()
+        probabilities = probabilities_on_source(
+            logits, record=prepared.record, target=self.task.target
+        )
+        return self._labels(logits, prepared.record), probabilities
 
     def _labels(self, logits: np.ndarray, record: Record) -> LabelVolume:
         labels = labels_on_source(logits, record=record, target=self.task.target)
@@ -87,16 +102,16 @@ class Predictor:
             InputFault: they are not all finite (E_LOGITS).
         """
         network = mirrored(
-            self.model,
-            axes=self.mirror_axes,
+            averaged(self.models),
+            axes=self.settings.mirror_axes,
             channels=self.task.target.mirrored_channels(),
         )
         result = sliding_window(
             network,
             image,
             patch_size=self.task.patch_size,
-            overlap=self.overlap,
-            batch_size=self.batch_size,
+            overlap=self.settings.overlap,
+            batch_size=self.settings.batch_size,
             shape_policy=self.shape_policy,
             device=self.device,
             listener=listener,

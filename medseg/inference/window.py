@@ -88,6 +88,18 @@ def mirrored(model: Network, *, axes: Sequence[int], channels: Sequence[int]) ->
     return network if axes else model
 
 
+def averaged(models: Sequence[Network]) -> Network:
+    """A network that gives the mean of several, one after the other."""
+
+    def network(windows: Tensor) -> Tensor:
+        total = models[0](windows).float()
+        for model in models[1:]:
+            total = total.add_(model(windows))
+        return total.div_(len(models))
+
+    return network if len(models) > 1 else models[0]
+
+
 def window_starts(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> list[Start]:
     """First voxels of the windows that cover `shape`; the last of an axis ends at its end."""
     along = []

@@ -18,6 +18,7 @@ from medseg.bundle.manifest import sealed
 from medseg.bundle.rebuilt import build_model
 from medseg.bundle.self_test import seeded_input
 from medseg.fault import InputFault
+from medseg.inference.settings import WalkSettings
 from medseg.models.shape import ShapePolicy
 from medseg.preprocess.normalise import Normalisation
 from medseg.preprocess.record import Preprocessing
@@ -91,12 +92,12 @@ def test_a_loaded_bundle_is_what_was_saved(tmp_path: Path) -> None:
     model = Tied()
     found = load(save(tmp_path / "deep" / "bundle", model))
     image = torch.randn(1, 2, 8, 8, 8)
-    assert torch.equal(found.model(image), model(image))
+    assert torch.equal(found.models[0](image), model(image))
     assert found.task.to_json() == TASK.to_json()
     assert found.preprocessing == PREPROCESSING
     assert found.recipe == RECIPE
     assert found.training == {"steps": 100, "fold": 0, "validation_dice": None}
-    assert not found.model.training
+    assert not found.models[0].training
     assert model.training
     names = sorted(path.name for path in (tmp_path / "deep" / "bundle").iterdir())
     assert names == ["bundle.json", "labels.csv", "weights.safetensors"]
@@ -124,8 +125,9 @@ def test_the_label_table_is_one_that_slicer_reads(folder: Path) -> None:
 
 def test_the_predictor_follows_the_recipe_and_labels_on_the_source_grid(folder: Path) -> None:
     bundle = load(folder)
-    assert bundle.predictor().overlap == 0.25
-    assert bundle.predictor(overlap=0.75, mirror_axes=(1,)).overlap == 0.75
+    assert bundle.walk_settings().overlap == 0.25
+    other = WalkSettings(overlap=0.75, mirror_axes=(1,))
+    assert bundle.predictor(settings=other).settings == other
     rng = np.random.default_rng(0)
     grid = Grid.from_spacing((20, 17, 9), (0.9, 1.1, 2.5))
     image = rng.standard_normal((2, *grid.shape)).astype(np.float32)
@@ -289,7 +291,7 @@ def test_a_real_network_is_rebuilt_from_its_recipe(tmp_path: Path) -> None:
     found = load_bundle(tmp_path / "moved")
     image = torch.randn(1, 2, *TASK.patch_size)
     with torch.no_grad():
-        assert torch.equal(found.model(image), model.eval()(image))
+        assert torch.equal(found.models[0](image), model.eval()(image))
 
 
 FULL_DISK = """

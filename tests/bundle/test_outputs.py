@@ -44,7 +44,7 @@ class Ramp(nn.Module):
 
 def predictor(target: Target) -> Predictor:
     return Predictor(
-        model=Ramp(target),
+        models=(Ramp(target),),
         task=Task(("CT",), target, (1.0, 1.0, 2.5), (16, 16, 8)),
         preprocessing=Preprocessing((1.0, 1.0, 2.5), (Normalisation("none"),)),
     )

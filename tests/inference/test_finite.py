@@ -43,7 +43,7 @@ def image_file(folder: Path, *, value: float = 1.0) -> Path:
 def predicted(folder: Path, source: Path, *, model: nn.Module | None = None) -> Path:
     """The way of a case: read, predict, write."""
     predictor = Predictor(
-        model=model or Two(),
+        models=(model or Two(),),
         task=Task(("CT",), Target(TABLE), (1.0, 1.0, 1.0), (8, 8, 8)),
         preprocessing=Preprocessing((1.0, 1.0, 1.0), (Normalisation("none"),)),
     )

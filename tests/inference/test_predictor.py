@@ -7,6 +7,7 @@ from torch import nn
 from medseg.fault import InputFault
 from medseg.inference.export import labels_on_source
 from medseg.inference.predictor import Predictor
+from medseg.inference.settings import WalkSettings
 from medseg.preprocess.normalise import Normalisation
 from medseg.preprocess.record import Preprocessing
 from medseg.volume import Grid, LabelTable, Region, Target, Task, Volume
@@ -54,7 +55,7 @@ def task(target: Target | None = None) -> Task:
 
 def predictor(model: nn.Module, target: Target | None = None, **changes: object) -> Predictor:
     settings: dict = {
-        "model": model,
+        "models": (model,),
         "task": task(target),
         "preprocessing": Preprocessing((1.5, 1.5, 1.5), (Normalisation("none"),)),
     }
@@ -64,7 +65,7 @@ def predictor(model: nn.Module, target: Target | None = None, **changes: object)
 def test_labels_lie_on_the_grid_of_the_input() -> None:
     image = scene((30, 22, 26))
     volume = Volume(image[None], Grid(image.shape, OBLIQUE), ("CT",))
-    found = predictor(Threshold((0, 1, 2)), batch_size=4).predict(volume)
+    found = predictor(Threshold((0, 1, 2)), settings=WalkSettings(batch_size=4)).predict(volume)
     wanted = np.array([0, 3, 7])[image.astype(int)]
     assert found.grid == volume.grid
     assert set(np.unique(found.array)) == {0, 3, 7}
@@ -100,9 +101,13 @@ def test_mirroring_at_test_time_leaves_a_symmetric_network_as_it_is() -> None:
     plain = predictor(Threshold((0, 1, 2)))
     # Both sides look alike to this network, so left and right must be given the same level.
     plain_left = predictor(Threshold((0, 1, 1))).predict(volume)
-    both = predictor(Threshold((0, 1, 1)), mirror_axes=(0, 1, 2)).predict(volume)
+    both = predictor(Threshold((0, 1, 1)), settings=WalkSettings(mirror_axes=(0, 1, 2))).predict(
+        volume
+    )
     np.testing.assert_array_equal(both.array, plain_left.array)
-    upright = predictor(Threshold((0, 1, 2)), mirror_axes=(1, 2)).predict(volume)
+    upright = predictor(Threshold((0, 1, 2)), settings=WalkSettings(mirror_axes=(1, 2))).predict(
+        volume
+    )
     np.testing.assert_array_equal(upright.array, plain.predict(volume).array)
 
 
@@ -137,5 +142,5 @@ def test_other_channels_are_refused(channels: tuple[str, ...]) -> None:
 
 def test_an_axis_that_is_none_is_refused() -> None:
     with pytest.raises(InputFault, match="mirror_axes") as fault:
-        predictor(Threshold((0, 1, 2)), mirror_axes=(3,))
+        WalkSettings(mirror_axes=(3,))
     assert fault.value.code == "E_MIRROR"

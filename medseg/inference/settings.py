@@ -1,0 +1,60 @@
+"""How a network is walked over a volume: all that a user may choose."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from medseg.fault import InputFault
+
+WindowRule = Literal["monai", "nnunet"]
+Precision = Literal["float32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkSettings:
+    """Windows of the task's patch, laid over the model's grid.
+
+    `overlap` is the share of a window that the next one covers again (nnU-Net's step is 1 -
+    overlap). `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; where i runs
+    from left to right, left and right labels change places. `batch_size` windows run at a time.
+    `windows` says by whose rule they stand and are weighted. `precision` is that of the network's
+    arithmetic; sums are float32. `max_ram` and `max_vram` are what the process may take, in bytes;
+    None is what the machine has free.
+
+    Raises:
+        InputFault: an overlap below 0 or of 1 and more (E_OVERLAP), an axis other than 0, 1, 2
+            (E_MIRROR), or another value that none of the rules name (E_USE).
+    """
+
+    overlap: float = 0.5
+    mirror_axes: tuple[int, ...] = ()
+    batch_size: int = 1
+    windows: WindowRule = "monai"
+    precision: Precision = "float32"
+    max_ram: int | None = None
+    max_vram: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise InputFault(
+                f"overlap {self.overlap}: the share of a window that its neighbor covers lies from "
+                "0 up to, but not including, 1; 0.5 is usual.",
+                code="E_OVERLAP",
+            )
+        if not set(self.mirror_axes) <= {0, 1, 2}:
+            raise InputFault(
+                f"mirror_axes {list(self.mirror_axes)}: the axes are 0 (left to right), 1 (back "
+                "to front) and 2 (feet to head).",
+                code="E_MIRROR",
+            )
+        for name, value, known in (
+            ("windows", self.windows, get_args(WindowRule)),
+            ("precision", self.precision, get_args(Precision)),
+        ):
+            if value not in known:
+                raise InputFault(
+                    f"{name} {value!r} is not known; it is one of {', '.join(known)}.", code="E_USE"
+                )
+        for name in ("batch_size", "max_ram", "max_vram"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputFault(f"{name} {value}: it is a number above 0.", code="E_USE")
