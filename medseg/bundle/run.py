@@ -18,7 +18,7 @@ from medseg.data.cases import Listing, open_listing
 from medseg.data.loader import SegmentationData
 from medseg.data.splits import Split, load_split, make_split
 from medseg.fault import InputFault
-from medseg.inference.window import sliding_window
+from medseg.inference.walk import sliding_window
 from medseg.io.atomic import write_json, write_text
 from medseg.progress import Listener, silent
 from medseg.recipe.recipe import Recipe

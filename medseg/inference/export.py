@@ -1,66 +1,118 @@
-"""From logits on the model's grid to label values on the source grid.
+"""From logits on the model's grid to label values on the source grid, a few planes at a time.
 
-Each channel is interpolated and compared in turn, so that class x volume at source resolution
-never exists: beside the logits there are three arrays of the source's size.
+A linear mix of logits can be largest only for a class that is largest, or nearly so, at a corner;
+`medseg_kernels.pruned_export` uses that to decide most voxels without computing them. Class x
+volume at source resolution never exists.
 """
 
-import numpy as np
-from jaxtyping import Float
+from collections.abc import Iterator
 
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from medseg.fault import InputFault
+from medseg.inference.blend import Blend
+from medseg.inference.walk import Slab
+from medseg.preprocess.operators import linear_places, nearest_indices
 from medseg.preprocess.record import Record
 from medseg.volume import Target
+from medseg_kernels.pruned_export import Places, pruned_argmax, pruned_regions
 
-# exp() of it is still a float32.
-LARGEST_EXPONENT = np.float32(80)
+# Logits at a time, in bytes; at least one plane.
+PIECE = 64 << 20
 
 
-def labels_on_source(
-    logits: Float[np.ndarray, "out i j k"], *, record: Record, target: Target
-) -> np.ndarray:
-    """Label values (i, j, k) on the source grid; 0 outside the crop of the record.
+class SourceLabels:
+    """Label values (i, j, k) on the source grid of `record`, filled in along `axis` of the walk.
 
     Softmax: the class of the largest interpolated logit (the first one at equal values).
     Regions: where the interpolated logit is above 0 (probability one half), written in order.
+    0 outside the crop of the record.
     """
-    if target.is_regions:
-        return record.place(_written_in_order(logits, record, target))
-    return record.place(target.decode(_running_argmax(logits, record)[None]))
+
+    def __init__(self, record: Record, target: Target, *, axis: int) -> None:
+        self.target, self.axis = target, axis
+        self.array = np.zeros(record.source_grid.shape, dtype=target.dtype)
+        # The oriented view of the array is where the crop belongs.
+        self._crop = record.orient(self.array)
+        self._places = [
+            places_along(n, record.model_grid.shape[n], record.crop_shape[n], record.coarse_axis)
+            for n in range(3)
+        ]
+        self._sides = record.model_grid.shape
+        self._written = 0
+        self._last: Tensor | None = None
+
+    def add(self, slab: Slab, blend: Blend) -> None:
+        """Write what the planes of `slab` decide, together with the plane before them.
+
+        Raises:
+            InputFault: its logits are not all finite (E_LOGITS).
+        """
+        for high, mean in self._pieces(slab):
+            logits = blend.finish(mean)
+            refuse_nonfinite_logits(logits)
+            if self._last is not None:
+                logits = torch.cat([self._last, logits], dim=self.axis + 1)
+            planes = logits.shape[self.axis + 1]
+            self._last = logits.narrow(self.axis + 1, planes - 1, 1).clone()
+            self._decide(high - planes, high, logits)
+
+    def _pieces(self, slab: Slab) -> Iterator[tuple[int, Tensor]]:
+        """A few planes at a time, and the number of the plane that follows them."""
+        planes = slab.mean.shape[self.axis + 1]
+        voxels = slab.mean[0].numel() // planes
+        at_once = max(PIECE // (4 * voxels * self.target.output_channels), 1)
+        for low in range(0, planes, at_once):
+            size = min(at_once, planes - low)
+            yield slab.first + low + size, slab.mean.narrow(self.axis + 1, low, size)
+
+    def _decide(self, low: int, high: int, logits: Float[Tensor, "out i j k"]) -> None:
+        """Write the rows of the source that lie between the planes from `low` to before `high`."""
+        along = self._places[self.axis]
+        needed = along.left + (along.beyond > 0)
+        rows = int(torch.searchsorted(needed, high))
+        if rows <= self._written:
+            return
+        some = slice(self._written, rows)
+        places = list(self._places)
+        places[self.axis] = Places(along.left[some] - low, along.beyond[some])
+        where = [slice(None)] * 3
+        where[self.axis] = some
+        self._crop[tuple(where)] = self._values(logits, (places[0], places[1], places[2]))
+        self._written = rows
+
+    def _values(
+        self, logits: Tensor, places: tuple[Places, Places, Places]
+    ) -> Integer[np.ndarray, "a b c"]:
+        if self.target.is_regions:
+            values = tuple(region.value for region in self.target.regions)
+            return pruned_regions(logits, places, values).cpu().numpy()
+        return self.target.decode(pruned_argmax(logits, places).cpu().numpy()[None])
 
 
-def probabilities_on_source(
-    logits: Float[np.ndarray, "out i j k"], *, record: Record, target: Target
-) -> Float[np.ndarray, "labels i j k"]:
-    """Probabilities of labels (softmax, background left out) or regions (sigmoid), float32.
-
-    Logits are interpolated first, so that the likeliest label is that of `labels_on_source`.
-    All are 0 outside the crop of the record. Here class x volume does exist.
-    """
-    restored = np.stack([record.restore_channel(channel) for channel in logits])
-    if target.is_regions:
-        np.clip(restored, -LARGEST_EXPONENT, LARGEST_EXPONENT, out=restored)
-        restored = 1 / (1 + np.exp(-restored))
-    else:
-        restored -= restored.max(axis=0)
-        np.exp(restored, out=restored)
-        restored /= restored.sum(axis=0)
-        restored = restored[1:]
-    return np.stack([record.place(channel) for channel in restored])
+def places_along(axis: int, source: int, target: int, coarse_axis: int | None) -> Places:
+    """Where the target's voxels lie along one axis; at a voxel's center along thick slices."""
+    if axis == coarse_axis and source != target:
+        left = nearest_indices(source, target)
+        return Places(torch.from_numpy(left), torch.zeros(target))
+    left, beyond = linear_places(source, target)
+    return Places(torch.from_numpy(left), torch.from_numpy(beyond.astype(np.float32)))
 
 
-def _running_argmax(logits: np.ndarray, record: Record) -> np.ndarray:
-    best = record.restore_channel(logits[0]).copy()
-    winner = np.zeros(best.shape, dtype=np.uint8 if len(logits) <= 256 else np.uint16)
-    for index, channel in enumerate(logits[1:], start=1):
-        restored = record.restore_channel(channel)
-        wins = restored > best
-        np.copyto(best, restored, where=wins)
-        winner[wins] = index
-    return winner
-
-
-def _written_in_order(logits: np.ndarray, record: Record, target: Target) -> np.ndarray:
-    dtype = np.uint8 if max(target.labels.values) < 256 else np.uint16
-    labels = np.zeros(record.crop_shape, dtype=dtype)
-    for channel, region in zip(logits, target.regions, strict=True):
-        labels[record.restore_channel(channel) > 0] = region.value
-    return labels
+def refuse_nonfinite_logits(logits: Float[Tensor, "out i j k"]) -> None:
+    """Raise InputFault (E_LOGITS) where a logit is NaN or infinite."""
+    # A sum is finite only if every term is; channel by channel only where something is wrong.
+    if torch.isfinite(logits.sum(dtype=torch.float64)):
+        return
+    for number, channel in enumerate(logits):
+        bad = channel.numel() - int(torch.isfinite(channel).sum())
+        if bad:
+            raise InputFault(
+                f"{bad} voxels of the network's output {number} are NaN or infinite, so no mask "
+                "is written; the image may be far from what the network was trained on. Look at "
+                "its intensities, or predict in float32.",
+                code="E_LOGITS",
+            )

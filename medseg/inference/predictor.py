@@ -1,6 +1,8 @@
 """A network ready to label volumes: preprocessing, windows, and the way back to the source."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,13 +10,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.fault import InputFault
-from medseg.inference.export import labels_on_source, probabilities_on_source
+from medseg.inference.blend import Blend, Mirroring, blend_of
+from medseg.inference.budget import Demand, fitted, is_clearly_enough, window_bytes
+from medseg.inference.export import SourceLabels, refuse_nonfinite_logits
+from medseg.inference.probabilities import probabilities_on_source
 from medseg.inference.settings import WalkSettings
-from medseg.inference.window import averaged, mirrored, sliding_window
+from medseg.inference.walk import Walk, gathered
+from medseg.inference.window import Windows
 from medseg.models.shape import ShapePolicy
 from medseg.preprocess.record import Preprocessing, Record
 from medseg.progress import Listener, silent
-from medseg.volume import LabelVolume, Task, Volume
+from medseg.volume import LabelVolume, Target, Task, Volume
+
+AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What labeling one image takes: windows, forwards of a network, and bytes beside the image."""
+
+    windows: int
+    forwards: int
+    bytes_beside: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +49,8 @@ class Predictor:
     Several models are folds: networks of one task, trained on other cases each.
 
     Raises:
-        InputFault: weights that are not finite (E_WEIGHTS).
+        InputFault: weights that are not finite (E_WEIGHTS), or a patch that the network does not
+            take (E_SHAPE).
     """
 
     models: tuple[nn.Module, ...]
@@ -43,6 +61,9 @@ class Predictor:
     shape_policy: ShapePolicy | None = None
 
     def __post_init__(self) -> None:
+        refusal = self.shape_policy.refuses(self.task.patch_size) if self.shape_policy else None
+        if refusal:
+            raise InputFault(f"patch_size {self.task.patch_size}: {refusal}.", code="E_SHAPE")
         for model in self.models:
             refuse_nonfinite_weights(model)
             model.to(self.device).eval()
@@ -70,10 +91,16 @@ class Predictor:
         """The label map of what `prepare` gave, on the grid of its source.
 
         Raises:
-            InputFault: logits that are not finite (E_LOGITS).
+            InputFault: it does not fit into the memory allowed (E_MEMORY), or logits that are not
+                finite (E_LOGITS).
         """
-        logits = self.logits(torch.from_numpy(prepared.image), listener=listener).numpy()
-        return self._labels(logits, prepared.record)
+        image, record = torch.from_numpy(prepared.image), prepared.record
+        target = self.task.target
+        walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
+        labels = SourceLabels(record, target, axis=walk.axis)
+        for slab in walk.slabs(self._blend, image, listener=listener):
+            labels.add(slab, self._blend)
+        return LabelVolume(labels.array, record.source_grid, target.labels)
 
     def label_with_probabilities(
         self, prepared: Prepared, *, listener: Listener = silent
@@ -83,15 +110,18 @@ class Predictor:
         Raises:
             InputFault: see `label`.
         """
-        logits = self.logits(torch.from_numpy(prepared.image), listener=listener).numpy()
-        probabilities = probabilities_on_source(
-            logits, record=prepared.record, target=self.task.target
-        )
-        return self._labels(logits, prepared.record), probabilities
-
-    def _labels(self, logits: np.ndarray, record: Record) -> LabelVolume:
-        labels = labels_on_source(logits, record=record, target=self.task.target)
-        return LabelVolume(labels, record.source_grid, self.task.target.labels)
+        image, record = torch.from_numpy(prepared.image), prepared.record
+        target = self.task.target
+        walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
+        labels = SourceLabels(record, target, axis=walk.axis)
+        whole = np.empty((self.task.out_channels, *image.shape[1:]), dtype=np.float32)
+        for slab in walk.slabs(self._blend, image, listener=listener):
+            labels.add(slab, self._blend)
+            planes = slab.mean.shape[walk.axis + 1]
+            into = np.moveaxis(whole, walk.axis + 1, 0)[slab.first : slab.first + planes]
+            into[...] = np.moveaxis(self._blend.finish(slab.mean).cpu().numpy(), walk.axis + 1, 0)
+        made = LabelVolume(labels.array, record.source_grid, target.labels)
+        return made, probabilities_on_source(whole, record=record, target=target)
 
     def logits(
         self, image: Float[Tensor, "c i j k"], *, listener: Listener = silent
@@ -101,23 +131,83 @@ class Predictor:
         Raises:
             InputFault: they are not all finite (E_LOGITS).
         """
-        network = mirrored(
-            averaged(self.models),
-            axes=self.settings.mirror_axes,
-            channels=self.task.target.mirrored_channels(),
-        )
-        result = sliding_window(
-            network,
-            image,
-            patch_size=self.task.patch_size,
-            overlap=self.settings.overlap,
-            batch_size=self.settings.batch_size,
-            shape_policy=self.shape_policy,
-            device=self.device,
-            listener=listener,
-        )
-        _refuse_nonfinite_logits(result)
+        walk = self._walk_over(image, label_bytes=4 * self.task.out_channels * image[0].numel())
+        result = gathered(walk, self._blend, image, listener=listener)
+        refuse_nonfinite_logits(result)
         return result
+
+    def forecast(self, shape: tuple[int, int, int], *, label_bytes: int = 0) -> Forecast:
+        """What labeling an image of `shape` on the network's grid takes; one window is run.
+
+        `label_bytes` is the size of the label map on the source grid.
+
+        Raises:
+            InputFault: it does not fit into the memory allowed (E_MEMORY).
+        """
+        demand = self._demand(shape, label_bytes=label_bytes, window_bytes=self._window_bytes)
+        fit = fitted(demand, self.settings, self._device)
+        return Forecast(
+            windows=len(demand.windows),
+            forwards=len(demand.windows) * self._blend.forwards,
+            bytes_beside=fit.need.total,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.device)
+
+    @cached_property
+    def _blend(self) -> Blend:
+        return blend_of(
+            self.models,
+            Mirroring(self.settings.mirror_axes, self.task.target.mirrored_channels()),
+            out_channels=self.task.out_channels,
+            input_shape=self._window_shape,
+            blended=self.settings.blended,
+        )
+
+    @property
+    def _window_shape(self) -> tuple[int, ...]:
+        return (1, self.task.in_channels, *self.task.patch_size)
+
+    @cached_property
+    def _window_bytes(self) -> int:
+        """What one window takes of the network's device while it runs, measured."""
+        return window_bytes(self.models[0], self._window_shape, self._device)
+
+    def _demand(
+        self, shape: tuple[int, int, int], *, label_bytes: int, window_bytes: int
+    ) -> Demand:
+        windows = Windows.over(
+            shape,
+            self.task.patch_size,
+            overlap=self.settings.overlap,
+            rule=self.settings.windows,
+        )
+        return Demand(
+            windows=windows,
+            axis=windows.walk_axis(),
+            blended=self._blend.channels,
+            classes=self.task.out_channels,
+            label_bytes=label_bytes,
+            window_bytes=window_bytes,
+        )
+
+    def _walk_over(self, image: Tensor, *, label_bytes: int) -> Walk:
+        i, j, k = image.shape[1:]
+        demand = self._demand((i, j, k), label_bytes=label_bytes, window_bytes=0)
+        if not is_clearly_enough(demand, self.settings, self._device):
+            demand = replace(demand, window_bytes=self._window_bytes)
+        fit = fitted(demand, self.settings, self._device)
+        return Walk(
+            windows=demand.windows,
+            axis=demand.axis,
+            batch_size=fit.batch_size,
+            device=self.device,
+            sums_device=fit.sums_device,
+            sums=fit.sums,
+            autocast=AUTOCAST[self.settings.precision],
+        )
 
     def _refuse_channels(self, volume: Volume) -> None:
         wanted = self.task.channels
@@ -144,17 +234,8 @@ def refuse_nonfinite_weights(model: nn.Module) -> None:
         )
 
 
-def _refuse_nonfinite_logits(logits: Tensor) -> None:
-    # Channel by channel, so that the mask of what is finite is never of the size of the logits.
-    for number, channel in enumerate(logits):
-        bad = channel.numel() - int(torch.isfinite(channel).sum())
-        if bad:
-            raise InputFault(
-                f"{bad} voxels of the network's output {number} are NaN or infinite, so no mask "
-                "is written; the image may be far from what the network was trained on. Look at "
-                "its intensities, or predict in float32.",
-                code="E_LOGITS",
-            )
+def _label_bytes(record: Record, target: Target) -> int:
+    return math.prod(record.source_grid.shape) * np.dtype(target.dtype).itemsize
 
 
 def _listed(channels: tuple[str, ...]) -> str:

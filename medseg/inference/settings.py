@@ -7,6 +7,8 @@ from medseg.fault import InputFault
 
 WindowRule = Literal["monai", "nnunet"]
 Precision = Literal["float32", "bf16", "fp16"]
+Sums = Literal["auto", "float32", "float16"]
+Blended = Literal["auto", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +19,9 @@ class WalkSettings:
     overlap). `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; where i runs
     from left to right, left and right labels change places. `batch_size` windows run at a time.
     `windows` says by whose rule they stand and are weighted. `precision` is that of the network's
-    arithmetic; sums are float32. `max_ram` and `max_vram` are what the process may take, in bytes;
-    None is what the machine has free.
+    arithmetic. `max_ram` and `max_vram` are what the process may take, in bytes; None is what the
+    machine has free. `sums` is the type of the sums over windows (auto: float16 only where float32
+    does not fit), `blended` what is summed (auto: the last layer's input where it is smaller).
 
     Raises:
         InputFault: an overlap below 0 or of 1 and more (E_OVERLAP), an axis other than 0, 1, 2
@@ -30,6 +33,8 @@ class WalkSettings:
     batch_size: int = 1
     windows: WindowRule = "monai"
     precision: Precision = "float32"
+    sums: Sums = "auto"
+    blended: Blended = "auto"
     max_ram: int | None = None
     max_vram: int | None = None
 
@@ -49,6 +54,8 @@ class WalkSettings:
         for name, value, known in (
             ("windows", self.windows, get_args(WindowRule)),
             ("precision", self.precision, get_args(Precision)),
+            ("sums", self.sums, get_args(Sums)),
+            ("blended", self.blended, get_args(Blended)),
         ):
             if value not in known:
                 raise InputFault(

@@ -55,6 +55,11 @@ class Target:
         return len(self.regions) if self.regions else len(self.labels) + 1
 
     @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The smallest type that holds every label value."""
+        return np.uint8 if max(self.labels.values) < 256 else np.uint16
+
+    @property
     def foreground_names(self) -> tuple[str, ...]:
         """The names scores are given for: regions, or labels without background."""
         return tuple(r.name for r in self.regions) if self.regions else self.labels.names
@@ -87,10 +92,9 @@ class Target:
 
     def decode(self, channels: np.ndarray) -> np.ndarray:
         """Label values (i, j, k) of class indices (1, i, j, k) or region masks (r, i, j, k)."""
-        dtype = np.uint8 if max(self.labels.values) < 256 else np.uint16
         if not self.regions:
-            return np.array([0, *self.labels.values], dtype=dtype)[channels[0]]
-        labels = np.zeros(channels.shape[1:], dtype=dtype)
+            return np.array([0, *self.labels.values], dtype=self.dtype)[channels[0]]
+        labels = np.zeros(channels.shape[1:], dtype=self.dtype)
         for mask, region in zip(channels, self.regions, strict=True):
             labels[mask.astype(bool)] = region.value
         return labels

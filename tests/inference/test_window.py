@@ -1,17 +1,25 @@
+import itertools
+from typing import get_args
+
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from medseg.fault import InputFault
-from medseg.inference.window import mirrored, sliding_window, window_starts
-from medseg.models.shape import ShapePolicy
+from medseg.inference.blend import BlendLogits, Mirroring, Network
+from medseg.inference.settings import WindowRule
+from medseg.inference.walk import Walk, sliding_window
+from medseg.inference.window import Windows
 from medseg.progress import Progress
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 3, 3, padding=1))
+
+
+def blend_logits(model: Network, mirroring: Mirroring | None = None) -> BlendLogits:
+    return BlendLogits([model], mirroring or Mirroring(), channels=3)
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 25), (16, 16, 16), (9, 40, 13)])
@@ -29,10 +37,12 @@ def test_logits_equal_monais_inferer(shape: tuple[int, int, int], overlap: float
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_windows_cover_every_voxel_and_stay_inside() -> None:
+@pytest.mark.parametrize("rule", get_args(WindowRule))
+def test_windows_cover_every_voxel_and_stay_inside(rule: WindowRule) -> None:
     shape, patch = (50, 17, 16), (16, 16, 16)
     seen = torch.zeros(shape)
-    for i, j, k in window_starts(shape, patch, 0.5):
+    windows = Windows.over(shape, patch, overlap=0.5, rule=rule)
+    for i, j, k in itertools.product(*windows.starts):
         assert i + 16 <= 50
         assert j + 16 <= 17
         seen[i : i + 16, j : j + 16, k : k + 16] += 1
@@ -41,13 +51,10 @@ def test_windows_cover_every_voxel_and_stay_inside() -> None:
 
 def test_progress_counts_windows_to_the_end() -> None:
     events: list[Progress] = []
-    sliding_window(
-        network(),
-        torch.randn(2, 40, 16, 16),
-        patch_size=(16, 16, 16),
-        batch_size=3,
-        listener=events.append,
-    )
+    image = torch.randn(2, 40, 16, 16)
+    windows = Windows.over((40, 16, 16), (16, 16, 16), overlap=0.5)
+    walk = Walk(windows=windows, axis=1, batch_size=3)
+    list(walk.slabs(blend_logits(network()), image, listener=events.append))
     assert [(event.done, event.total) for event in events] == [(3, 4), (4, 4)]
 
 
@@ -75,24 +82,6 @@ def test_a_network_can_train_after_it_walked() -> None:
     assert all(gradient is not None for gradient in gradients)
 
 
-def test_a_patch_the_network_does_not_take_is_refused_with_the_nearest() -> None:
-    policy = ShapePolicy(divisor=(8, 8, 8), minimum=(16, 16, 16))
-    with pytest.raises(InputFault, match="24x16x16") as fault:
-        sliding_window(
-            network(), torch.zeros(2, 40, 40, 40), patch_size=(20, 16, 16), shape_policy=policy
-        )
-    assert fault.value.code == "E_SHAPE"
-
-
-@pytest.mark.parametrize("overlap", [-0.1, 1.0])
-def test_an_overlap_out_of_range_is_refused(overlap: float) -> None:
-    with pytest.raises(InputFault, match="overlap") as fault:
-        sliding_window(
-            network(), torch.zeros(2, 20, 20, 20), patch_size=(16, 16, 16), overlap=overlap
-        )
-    assert fault.value.code == "E_OVERLAP"
-
-
 def left_and_right(windows: torch.Tensor) -> torch.Tensor:
     """Channel 1 is the image left of the middle, channel 2 right of it."""
     half = windows.shape[2] // 2
@@ -104,10 +93,10 @@ def left_and_right(windows: torch.Tensor) -> torch.Tensor:
 
 def test_mirroring_swaps_left_and_right_channels() -> None:
     image = torch.rand(2, 1, 8, 4, 4)
-    both = mirrored(left_and_right, axes=(0, 2), channels=(0, 2, 1))
-    torch.testing.assert_close(both(image), left_and_right(image))
-    unswapped = mirrored(left_and_right, axes=(0, 2), channels=(0, 1, 2))
-    assert not torch.allclose(unswapped(image), left_and_right(image))
+    both = blend_logits(left_and_right, Mirroring((0, 2), (0, 2, 1)))
+    torch.testing.assert_close(both.run(image), left_and_right(image))
+    unswapped = blend_logits(left_and_right, Mirroring((0, 2), (0, 1, 2)))
+    assert not torch.allclose(unswapped.run(image), left_and_right(image))
 
 
 def test_mirroring_is_the_mean_over_all_combinations_of_axes() -> None:
@@ -115,5 +104,5 @@ def test_mirroring_is_the_mean_over_all_combinations_of_axes() -> None:
     mean = torch.zeros(1, 3, 8, 8, 8)
     for flips in ([], [2], [4], [2, 4]):
         mean += model(image.flip(flips)).flip(flips) / 4
-    found = mirrored(model, axes=(0, 2), channels=(0, 1, 2))(image)
+    found = blend_logits(model, Mirroring((0, 2), (0, 1, 2))).run(image)
     torch.testing.assert_close(found, mean)

@@ -1,0 +1,227 @@
+"""What of a network is averaged over windows: its logits, or the features before its last layer.
+
+A last layer that is a 1x1x1 convolution is linear, and so is the average, so it may as well be
+applied once, after it. Where it has fewer input channels than classes that is less to hold.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medseg.inference.settings import Blended
+
+Network = Callable[[Tensor], Tensor]
+
+
+class Blend(Protocol):
+    """A network as the walk of windows sees it: it runs `forwards` times a window.
+
+    `channels` are averaged over windows.
+    """
+
+    forwards: int
+    channels: int
+
+    def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
+        """What is averaged over windows, float32."""
+        ...
+
+    def finish(self, mean: Float[Tensor, "f i j k"]) -> Float[Tensor, "out i j k"]:
+        """Logits of the average, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """Mirrorings of a window to be averaged: all combinations of `axes` (0 i, 1 j, 2 k).
+
+    i runs from left to right: mirrored along it, the output `channels` change places too.
+    """
+
+    axes: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+
+    @property
+    def ways(self) -> list[tuple[int, ...]]:
+        """The axes that are mirrored, of each forward; none of them first."""
+        axes = sorted(set(self.axes))
+        return [way for size in range(len(axes) + 1) for way in itertools.combinations(axes, size)]
+
+    def swaps(self, way: Sequence[int]) -> bool:
+        """Whether output channels change places in this one."""
+        return 0 in way and list(self.channels) != sorted(self.channels)
+
+
+class BlendLogits:
+    """The mean of the logits of all `models` and mirrorings."""
+
+    def __init__(self, models: Sequence[Network], mirroring: Mirroring, *, channels: int) -> None:
+        self.channels = channels
+        self.models = tuple(models)
+        self.mirroring = mirroring
+        self.forwards = len(self.models) * len(mirroring.ways)
+
+    def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
+        """Logits, averaged."""
+        total: Tensor | None = None
+        for model, way in itertools.product(self.models, self.mirroring.ways):
+            logits = _seen_in_a_mirror(model, windows, way)
+            if self.mirroring.swaps(way):
+                logits = logits[:, list(self.mirroring.channels)]
+            # What a network gives is not written to: it may keep it.
+            total = logits if total is None else total + logits
+        assert total is not None
+        return total if self.forwards == 1 else total.div_(self.forwards)
+
+    def finish(self, mean: Float[Tensor, "f i j k"]) -> Float[Tensor, "out i j k"]:
+        """The logits as they are."""
+        return mean.float()
+
+
+class BlendFeatures:
+    """The mean of the input of the last layer, and that layer afterwards.
+
+    Each model has a head of its own, so the features of each stand side by side; and those of
+    mirrorings that swap channels apart from the others, for their head's rows are swapped.
+    """
+
+    def __init__(self, parts: Sequence["Parts"], mirroring: Mirroring) -> None:
+        self.trunks = tuple(part.trunk for part in parts)
+        self.mirroring = mirroring
+        ways = len(mirroring.ways)
+        self.swapped = sum(map(mirroring.swaps, mirroring.ways))
+        self.forwards = len(parts) * ways
+        banks = [(part.weight, part.bias, (ways - self.swapped) / ways) for part in parts]
+        if self.swapped:
+            order = list(mirroring.channels)
+            banks = [
+                bank
+                for weight, bias, share in banks
+                for bank in (
+                    (weight, bias, share),
+                    (weight[order], bias[order], self.swapped / ways),
+                )
+            ]
+        # A bank holds the mean over its own ways; the heads weigh it by their share of all.
+        self.weight = torch.cat([w * (share / len(parts)) for w, _, share in banks], dim=1)
+        self.channels = self.weight.shape[1]
+        self.bias = torch.stack([b * (share / len(parts)) for _, b, share in banks]).sum(dim=0)
+
+    def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
+        """Features, averaged in their banks."""
+        banks = []
+        for trunk in self.trunks:
+            kept: dict[bool, Tensor] = {}
+            for way in self.mirroring.ways:
+                features = _seen_in_a_mirror(trunk, windows, way)
+                swaps = self.mirroring.swaps(way)
+                kept[swaps] = kept[swaps] + features if swaps in kept else features
+            ways = len(self.mirroring.ways)
+            for swaps, total in sorted(kept.items()):
+                count = self.swapped if swaps else ways - self.swapped
+                banks.append(total if count == 1 else total.div_(count))
+        return banks[0] if len(banks) == 1 else torch.cat(banks, dim=1)
+
+    def finish(self, mean: Float[Tensor, "f i j k"]) -> Float[Tensor, "out i j k"]:
+        """The heads' logits of the averaged features."""
+        weight, bias = self.weight.to(mean.device), self.bias.to(mean.device)
+        logits = torch.addmm(bias[:, None], weight, mean.float().reshape(len(mean), -1))
+        return logits.reshape(-1, *mean.shape[1:])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A network without its last layer, and the weight and bias of that layer, float32."""
+
+    trunk: nn.Module
+    weight: Float[Tensor, "out f"]
+    bias: Float[Tensor, " out"]
+
+
+def blend_of(
+    models: Sequence[nn.Module],
+    mirroring: Mirroring,
+    *,
+    out_channels: int,
+    input_shape: tuple[int, ...],
+    blended: Blended = "auto",
+) -> Blend:
+    """What holds fewer channels: the logits of `models`, or their features if all have a head.
+
+    `input_shape` (b, c, i, j, k) is one they take.
+    """
+    logits = BlendLogits(models, mirroring, channels=out_channels)
+    parts = []
+    for model in models if blended == "auto" else ():
+        part = without_head(model, input_shape)
+        if part is None:
+            return logits
+        parts.append(part)
+    features = BlendFeatures(parts, mirroring) if parts else logits
+    return features if features.channels < out_channels else logits
+
+
+def without_head(model: nn.Module, input_shape: tuple[int, ...]) -> Parts | None:
+    """`model` cut before its last layer, or None if that is no 1x1x1 convolution.
+
+    Found by running it on the meta device, without arithmetic: the last layer is the one whose
+    result is the very tensor that the model returns. The cut one shares all weights.
+    """
+    calls: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(_kept_under(name, calls))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv3d) and name
+    ]
+    meta = torch.device("meta")
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    try:
+        with torch.no_grad():
+            output = torch.func.functional_call(
+                model,
+                {name: tensor.to(meta) for name, tensor in tensors},
+                (torch.empty(input_shape, device=meta),),
+            )
+    except (RuntimeError, NotImplementedError, TypeError):
+        # A network that keeps tensors of its own on another device is walked by its logits.
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = [name for name, result in calls if result is output]
+    return _cut(model, names[0]) if len(names) == 1 else None
+
+
+def _cut(model: nn.Module, name: str) -> Parts | None:
+    head = model.get_submodule(name)
+    assert isinstance(head, nn.Conv3d)
+    plain = {1: (head.kernel_size, head.stride), 0: (head.padding,)}
+    if head.groups != 1 or any(set(size) != {n} for n, sizes in plain.items() for size in sizes):
+        return None
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    trunk = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    parent, _, last = name.rpartition(".")
+    setattr(trunk.get_submodule(parent), last, nn.Identity())
+    weight = head.weight.detach().float().flatten(1)
+    bias = torch.zeros(len(weight)) if head.bias is None else head.bias.detach().float()
+    return Parts(trunk, weight, bias.to(weight.device))
+
+
+def _kept_under(name: str, calls: list[tuple[str, Tensor]]) -> Callable:
+    def hook(_module: nn.Module, _given: object, result: Tensor) -> None:
+        calls.append((name, result))
+
+    return hook
+
+
+def _seen_in_a_mirror(model: Network, windows: Tensor, way: Sequence[int]) -> Tensor:
+    axes = [axis + 2 for axis in way]
+    if not axes:
+        return model(windows).float()
+    return model(windows.flip(axes)).float().flip(axes)

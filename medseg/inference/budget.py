@@ -1,0 +1,175 @@
+"""How a walk fits into the memory it may take, decided before it starts."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from medseg.fault import InputFault
+from medseg.inference import memory
+from medseg.inference.export import PIECE
+from medseg.inference.settings import WalkSettings
+from medseg.inference.window import Windows
+
+log = logging.getLogger(__name__)
+
+# What the export computes with beside its logits.
+EXPORT = 96 << 20
+BYTES = {torch.float32: 4, torch.float16: 2}
+# A walk that takes no more than this share of what is free need not be measured first.
+CLEARLY_FREE = 0.25
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a walk takes, beside what the process holds already.
+
+    `sums` of the open planes, `export` of finished ones, `labels` of the result, and `network` for
+    one window.
+    """
+
+    sums: int
+    export: int
+    labels: int
+    network: int
+
+    @property
+    def total(self) -> int:
+        """All of it at once."""
+        return self.sums + self.export + self.labels + self.network
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was chosen so that the walk fits, and what it then takes."""
+
+    sums: torch.dtype
+    sums_device: torch.device
+    batch_size: int
+    need: Need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """A walk as far as its memory goes.
+
+    `blended` channels are summed over `windows` along `axis`; `classes` logits of a plane come of
+    them; `label_bytes` hold the result; `window_bytes` is what the network takes for one window.
+    """
+
+    windows: Windows
+    axis: int
+    blended: int
+    classes: int
+    label_bytes: int
+    window_bytes: int
+
+    def need(self, sums: torch.dtype, batch_size: int) -> Need:
+        """The bytes of one choice."""
+        shape = list(self.windows.shape)
+        plane = math.prod(shape) // shape[self.axis]
+        depth = min(self.windows.patch_size[self.axis], shape[self.axis])
+        window = math.prod(self.windows.patch_size)
+        # The results of a batch, and a second copy while folds or mirrorings are added up.
+        results = 2 * 4 * window * self.blended * batch_size
+        return Need(
+            sums=(self.blended + 1) * plane * depth * BYTES[sums] + 4 * window,
+            export=3 * max(4 * plane * self.classes, min(PIECE, 4 * plane * depth * self.classes))
+            + EXPORT,
+            labels=self.label_bytes,
+            network=self.window_bytes * batch_size + results,
+        )
+
+
+def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:
+    """The first choice of sums, batch and place that fits, the exact and fast ones first.
+
+    Raises:
+        InputFault: not even the smallest does (E_MEMORY); nothing was computed yet.
+    """
+    allowed = _allowed_ram(settings)
+    smallest: Fit | None = None
+    for fit in _choices(demand, settings, device):
+        smallest = fit
+        on_device = fit.sums_device.type != "cpu"
+        ram = fit.need.labels if on_device else fit.need.total - _network_elsewhere(fit, device)
+        if ram <= allowed and _fits_on(device, fit, settings):
+            _tell(fit, settings)
+            return fit
+    assert smallest is not None
+    shape = "x".join(map(str, demand.windows.shape))
+    needed, held = memory.shown(smallest.need.total), memory.shown(memory.resident())
+    raise InputFault(
+        f"an image of {shape} voxels on the network's grid needs {needed} of memory; {held} are "
+        f"held already and {memory.shown(max(allowed, 0))} more may be taken. Allow more (--max-ram, "
+        "--max-vram), or predict on a machine with more.",
+        code="E_MEMORY",
+    )
+
+
+def window_bytes(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+    """What `model` takes while it runs on one window (b, c, i, j, k), measured by running it."""
+    window = torch.zeros(shape, device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        memory.reset_peak()
+        before = memory.resident()
+    with torch.no_grad():
+        model(window)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) - before
+    return max(memory.peak() - before, 0)
+
+
+def is_clearly_enough(demand: Demand, settings: WalkSettings, device: torch.device) -> bool:
+    """Whether the walk is so small that the network's own memory need not be measured."""
+    if device.type != "cpu" or settings.max_ram is not None:
+        return False
+    need = demand.need(torch.float32, settings.batch_size)
+    return need.total <= CLEARLY_FREE * _allowed_ram(settings)
+
+
+def _choices(demand: Demand, settings: WalkSettings, device: torch.device) -> Iterator[Fit]:
+    kinds = {
+        "auto": (torch.float32, torch.float16),
+        "float32": (torch.float32,),
+        "float16": (torch.float16,),
+    }
+    places = [device] if device.type == "cpu" else [device, torch.device("cpu")]
+    for kind in kinds[settings.sums]:
+        for place in places:
+            for batch_size in dict.fromkeys((settings.batch_size, 1)):
+                yield Fit(kind, place, batch_size, demand.need(kind, batch_size))
+
+
+def _allowed_ram(settings: WalkSettings) -> int:
+    free = memory.available()
+    if settings.max_ram is None:
+        return 1 << 62 if free is None else free
+    return settings.max_ram - memory.resident()
+
+
+def _network_elsewhere(fit: Fit, device: torch.device) -> int:
+    return 0 if device.type == "cpu" else fit.need.network
+
+
+def _fits_on(device: torch.device, fit: Fit, settings: WalkSettings) -> bool:
+    if device.type != "cuda":
+        return True
+    free = memory.available_on(device)
+    if settings.max_vram is not None:
+        free = min(free, settings.max_vram - torch.cuda.memory_allocated(device))
+    sums = fit.need.sums + fit.need.export if fit.sums_device.type == "cuda" else 0
+    return sums + fit.need.network <= free
+
+
+def _tell(fit: Fit, settings: WalkSettings) -> None:
+    if fit.sums is torch.float16 and settings.sums == "auto":
+        log.info("sums over windows are float16: float32 would not fit into the memory allowed.")
+    if fit.batch_size < settings.batch_size:
+        log.info("one window at a time: %d would not fit.", settings.batch_size)
