@@ -15,6 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.inference.settings import Blended
+from medseg.nn.convolution import Pointwise
+
+# Layers that may be 1x1x1 convolutions.
+LINEAR = (nn.Conv3d, nn.ConvTranspose3d, Pointwise)
 
 Network = Callable[[Tensor], Tensor]
 
@@ -173,11 +177,11 @@ def without_head(model: nn.Module, input_shape: tuple[int, ...]) -> Parts | None
     Found by running it on the meta device, without arithmetic: the last layer is the one whose
     result is the very tensor that the model returns. The cut one shares all weights.
     """
-    calls: list[tuple[str, Tensor]] = []
+    calls: list[tuple[str, Tensor, int]] = []
     hooks = [
         module.register_forward_hook(_kept_under(name, calls))
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv3d) and name
+        if isinstance(module, LINEAR) and name
     ]
     meta = torch.device("meta")
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
@@ -194,30 +198,48 @@ def without_head(model: nn.Module, input_shape: tuple[int, ...]) -> Parts | None
     finally:
         for hook in hooks:
             hook.remove()
-    names = [name for name, result in calls if result is output]
+    # Not if it was written to afterwards, by an activation in place, say.
+    names = [name for name, result, was in calls if result is output and _version(result) == was]
     return _cut(model, names[0]) if len(names) == 1 else None
 
 
 def _cut(model: nn.Module, name: str) -> Parts | None:
     head = model.get_submodule(name)
-    assert isinstance(head, nn.Conv3d)
-    plain = {1: (head.kernel_size, head.stride), 0: (head.padding,)}
-    if head.groups != 1 or any(set(size) != {n} for n, sizes in plain.items() for size in sizes):
+    found = _matrix(head)
+    if found is None:
         return None
     tensors = itertools.chain(model.parameters(), model.buffers())
     trunk = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     parent, _, last = name.rpartition(".")
     setattr(trunk.get_submodule(parent), last, nn.Identity())
-    weight = head.weight.detach().float().flatten(1)
-    bias = torch.zeros(len(weight)) if head.bias is None else head.bias.detach().float()
-    return Parts(trunk, weight, bias.to(weight.device))
+    weight, bias = found
+    weight = weight.detach().float()
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().float()
+    return Parts(trunk, weight, bias)
 
 
-def _kept_under(name: str, calls: list[tuple[str, Tensor]]) -> Callable:
+def _matrix(head: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """The matrix (out, f) and the bias of a layer that mixes the channels of each voxel alone."""
+    if isinstance(head, Pointwise):
+        return head.weight.flatten(1), head.bias
+    assert isinstance(head, (nn.Conv3d, nn.ConvTranspose3d))
+    ones, zeros = (*head.kernel_size, *head.stride), (*head.padding, *head.output_padding)
+    if head.groups != 1 or set(ones) != {1} or set(zeros) != {0}:
+        return None
+    matrix = head.weight.flatten(1)
+    return (matrix.T if isinstance(head, nn.ConvTranspose3d) else matrix), head.bias
+
+
+def _kept_under(name: str, calls: list[tuple[str, Tensor, int]]) -> Callable:
     def hook(_module: nn.Module, _given: object, result: Tensor) -> None:
-        calls.append((name, result))
+        calls.append((name, result, _version(result)))
 
     return hook
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to."""
+    return tensor._version  # noqa: SLF001 (torch has no other name for it)
 
 
 def _seen_in_a_mirror(model: Network, windows: Tensor, way: Sequence[int]) -> Tensor:

@@ -104,8 +104,8 @@ def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:
     needed, held = memory.shown(smallest.need.total), memory.shown(memory.resident())
     raise InputFault(
         f"an image of {shape} voxels on the network's grid needs {needed} of memory; {held} are "
-        f"held already and {memory.shown(max(allowed, 0))} more may be taken. Allow more (--max-ram, "
-        "--max-vram), or predict on a machine with more.",
+        f"held already and {memory.shown(max(allowed, 0))} more may be taken. Allow more "
+        "(--max-ram, --max-vram), or predict on a machine with more.",
         code="E_MEMORY",
     )
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 
-from medseg.fault import InputFault
-
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 MEMINFO = Path("/proc/meminfo")
@@ -60,17 +58,6 @@ def shown(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size / 1e3:.1f} kB"
-
-
-def refuse_too_large(needed: int, allowed: int, *, what: str, option: str) -> None:
-    """Raise InputFault (E_MEMORY) where `needed` bytes are more than `allowed`."""
-    if needed <= allowed:
-        return
-    raise InputFault(
-        f"{what} needs {shown(needed)} of memory and {option} leaves {shown(allowed)}; allow more, "
-        "give a machine with more, or cut the image.",
-        code="E_MEMORY",
-    )
 
 
 def _status(key: str) -> int:

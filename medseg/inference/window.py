@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
 from medseg.inference.settings import WindowRule
@@ -68,14 +70,22 @@ def gaussian_weight(patch_size: Triple, rule: WindowRule = "monai") -> Float[Ten
     monai: 1 in the middle, nowhere below 1e-3. nnunet: 10 in its middle voxel, rounded to float16,
     and the smallest positive one where that is 0.
     """
+    if rule == "nnunet":
+        return _nnunets_weight(patch_size)
     weight = torch.ones(())
     for side in patch_size:
-        middle = side // 2 if rule == "nnunet" else (side - 1) / 2
-        distance = torch.arange(side, dtype=torch.float32) - middle
+        distance = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
         weight = weight[..., None] * torch.exp(-0.5 * (distance / (SIGMA * side)) ** 2)
-    if rule == "monai":
-        return weight.clamp_(min=SMALLEST_WEIGHT)
-    rounded = (weight * NNUNET_SCALE).half().float()
+    return weight.clamp_(min=SMALLEST_WEIGHT)
+
+
+def _nnunets_weight(patch_size: Triple) -> Float[Tensor, "i j k"]:
+    # By scipy as there, so that not a bit of the float16 differs.
+    point = np.zeros(patch_size)
+    point[tuple(side // 2 for side in patch_size)] = 1
+    weight = ndimage.gaussian_filter(point, [side * SIGMA for side in patch_size], mode="constant")
+    weight /= weight.max() / NNUNET_SCALE
+    rounded = torch.from_numpy(weight).half().float()
     return rounded.clamp_(min=float(rounded[rounded > 0].min()))
 
 
