@@ -80,9 +80,9 @@ def test_with_nnunets_rule_and_rounding_a_walk_gives_its_labels(
     mirroring = Mirroring(axes or (), (0, 1, 2))
     ours = walked(image, patch, rule="nnunet", sums=torch.float16, mirroring=mirroring)
     apart = (ours - theirs.float()).abs()
-    # Where a mean of mirrorings lies between two float16 it may be rounded to either.
-    assert (apart > 0).float().mean() <= (1e-4 if axes else 0)
-    assert torch.all(apart <= theirs.float().abs() * 2**-10)
+    # A sum that lies between two float16 may be rounded to either; most are the same to the bit.
+    assert (apart > 0).float().mean() < 1e-4
+    assert apart.max() < 2e-3
     assert torch.equal(ours.argmax(0), theirs.argmax(0))
 
 
