@@ -26,11 +26,13 @@ Network = Callable[[Tensor], Tensor]
 class Blend(Protocol):
     """A network as the walk of windows sees it: it runs `forwards` times a window.
 
-    `channels` are averaged over windows.
+    `channels` are averaged over windows. A logit is at most `gain` times as large as they are (or
+    as 1, where they are smaller).
     """
 
     forwards: int
     channels: int
+    gain: float
 
     def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
         """What is averaged over windows, float32."""
@@ -67,6 +69,7 @@ class BlendLogits:
 
     def __init__(self, models: Sequence[Network], mirroring: Mirroring, *, channels: int) -> None:
         self.channels = channels
+        self.gain = 1.0
         self.models = tuple(models)
         self.mirroring = mirroring
         self.forwards = len(self.models) * len(mirroring.ways)
@@ -116,6 +119,7 @@ class BlendFeatures:
         self.weight = torch.cat([w * (share / len(parts)) for w, _, share in banks], dim=1)
         self.channels = self.weight.shape[1]
         self.bias = torch.stack([b * (share / len(parts)) for _, b, share in banks]).sum(dim=0)
+        self.gain = float((self.weight.abs().sum(dim=1) + self.bias.abs()).max())
 
     def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
         """Features, averaged in their banks."""

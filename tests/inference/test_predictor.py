@@ -132,6 +132,23 @@ def test_logits_that_are_not_finite_give_no_mask() -> None:
     assert fault.value.code == "E_LOGITS"
 
 
+def test_features_whose_logits_overflow_give_no_mask() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Conv3d(1, 3, 1, bias=False)
+            self.head.weight.data.fill_(10)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.head(image[:, :1] + 1e38)
+
+    volume = Volume(scene((20, 20, 20))[None], Grid.from_spacing((20, 20, 20)), ("CT",))
+    made = predictor(Large())
+    with pytest.raises(InputFault, match="output 0 are NaN") as fault:
+        made.predict(volume)
+    assert fault.value.code == "E_LOGITS"
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(bad: float) -> None:
     with pytest.raises(InputFault, match="levels") as fault:
