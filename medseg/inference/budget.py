@@ -17,7 +17,7 @@ from medseg.inference.window import Windows
 log = logging.getLogger(__name__)
 
 # What the export computes with beside its logits.
-EXPORT = 96 << 20
+EXPORT = 48 << 20
 BYTES = {torch.float32: 4, torch.float16: 2}
 # A walk that takes no more than this share of what is free need not be measured first.
 CLEARLY_FREE = 0.25

@@ -1,0 +1,151 @@
+"""Pruned export gives what interpolating every class everywhere gives, to the last voxel."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from medseg_kernels.pruned_export import (
+    Places,
+    linear_places,
+    nearest_places,
+    pruned,
+    pruned_argmax,
+    pruned_regions,
+)
+
+Triple = tuple[int, int, int]
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def noise(classes: int, shape: Triple, seed: int = 0) -> Tensor:
+    """The worst case: nearly every cell has several winners."""
+    return torch.randn(classes, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def blobs(classes: int, shape: Triple, seed: int = 0) -> Tensor:
+    """Like organs: most cells have one winner."""
+    coarse = noise(classes, (3, 3, 3), seed)[None]
+    return torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0] * 5
+
+
+def places(source: Triple, target: Triple) -> tuple[Places, Places, Places]:
+    i, j, k = (linear_places(a, b) for a, b in zip(source, target, strict=True))
+    return i, j, k
+
+
+@pytest.mark.parametrize("make", [noise, blobs])
+@pytest.mark.parametrize("classes", [1, 2, 3, 25, 300])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((9, 8, 7), (17, 21, 13)),
+        ((9, 8, 7), (5, 8, 30)),
+        ((9, 8, 7), (9, 8, 7)),
+        ((1, 8, 7), (3, 4, 1)),
+        ((2, 1, 1), (5, 1, 1)),
+        ((12, 11, 10), (4, 3, 3)),
+    ],
+)
+def test_argmax_is_the_references(make, classes: int, source: Triple, target: Triple) -> None:
+    logits, where = make(classes, source), places(source, target)
+    wanted = pruned_argmax(logits, where, backend="reference")
+    found = pruned_argmax(logits, where)
+    assert found.shape == target
+    assert found.dtype == wanted.dtype == (torch.uint8 if classes <= 256 else torch.int16)
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_coarse_logits_tie_as_in_the_reference(kind: torch.dtype) -> None:
+    logits = blobs(6, (10, 9, 8)).mul(2).round().to(kind)
+    where = places((10, 9, 8), (21, 18, 17))
+    wanted = pruned_argmax(logits, where, backend="reference")
+    assert torch.equal(pruned_argmax(logits, where), wanted)
+
+
+def test_of_equal_logits_the_first_class_is_taken() -> None:
+    where = places((4, 4, 4), (9, 9, 9))
+    assert pruned_argmax(torch.ones(5, 4, 4, 4), where).eq(0).all()
+
+
+def test_a_third_class_that_wins_at_no_corner_is_found() -> None:
+    # First here, last there: between them wins the one that is second at both.
+    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [8.0, 8.0]]).reshape(3, 2, 1, 1)
+    found = pruned_argmax(logits, places((2, 1, 1), (8, 1, 1)))
+    assert found.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("make", [noise, blobs])
+@pytest.mark.parametrize("regions", [1, 3, 5])
+def test_regions_are_the_references(make, regions: int) -> None:
+    values = (2, 300, 7, 1, 9)[:regions]
+    logits, where = make(regions, (9, 8, 7)), places((9, 8, 7), (17, 6, 13))
+    wanted = pruned_regions(logits, where, values, backend="reference")
+    found = pruned_regions(logits, where, values)
+    assert found.dtype == wanted.dtype
+    assert torch.equal(found, wanted)
+    assert set(found.unique().tolist()) <= {0, *values}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("make", [noise, blobs])
+def test_the_result_does_not_depend_on_how_the_volume_is_cut(make, axis: int) -> None:
+    source, target = (14, 12, 10), (29, 15, 23)
+    logits, where = make(30, source), places(source, target)
+    whole = pruned_argmax(logits, where)
+    rows = target[axis]
+    for low, high in itertools.pairwise((0, 1, 6, rows)):
+        along = where[axis].part(low, high)
+        first = int(along.left[0])
+        last = min(int(along.left[-1]) + 2, source[axis])
+        part = list(where)
+        part[axis] = along.after(first)
+        slab = logits.narrow(axis + 1, first, last - first)
+        found = pruned_argmax(slab, (part[0], part[1], part[2]))
+        assert torch.equal(found, whole.narrow(axis, low, high - low))
+
+
+def test_thick_slices_are_taken_as_they_are() -> None:
+    logits = noise(4, (6, 5, 5))
+    where = (nearest_places(6, 17), linear_places(5, 9), linear_places(5, 9))
+    assert not where[0].moves
+    assert torch.equal(
+        pruned_argmax(logits, where), pruned_argmax(logits, where, backend="reference")
+    )
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_any_strides_and_types_are_read(kind: torch.dtype) -> None:
+    logits = noise(9, (9, 8, 7)).to(kind)
+    where = places((7, 9, 8), (13, 17, 6))
+    turned = logits.permute(0, 3, 1, 2)
+    wanted = pruned_argmax(turned.float().contiguous(), where, backend="reference")
+    assert not turned.is_contiguous()
+    assert torch.equal(pruned_argmax(turned, where), wanted)
+
+
+def test_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, where = blobs(20, (20, 18, 16)), places((20, 18, 16), (33, 30, 31))
+    wanted = pruned_argmax(logits, where, backend="reference")
+    for name, size in (("RUN", 100), ("BLOCK", 3000), ("CHUNK", 77), ("COPY", 9000), ("FEW", 2)):
+        monkeypatch.setattr(pruned, name, size)
+        assert torch.equal(pruned_argmax(logits, where), wanted)
+        assert torch.equal(
+            pruned_argmax(logits.half(), where),
+            pruned_argmax(logits.half(), where, backend="reference"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("logits", "where", "told"),
+    [
+        (torch.zeros(2, 3, 4), places((3, 4, 5), (3, 4, 5)), "must be"),
+        (torch.zeros(2, 3, 4, 5).long(), places((3, 4, 5), (3, 4, 5)), "float"),
+        (torch.zeros(2, 3, 4, 5), places((4, 4, 5), (4, 4, 5)), "beyond the 3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(logits: Tensor, where: tuple, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        pruned_argmax(logits, where)
