@@ -1,16 +1,18 @@
 """The bundle: a folder with `weights.safetensors`, `bundle.json` and `labels.csv`.
 
 It holds all that prediction needs: resolved recipe, task, preprocessing, label table, the sha256 of
-each file, and a self-test. Nothing in it is code; a network of the user's own is imported only
+each file, and a self-test. An ensemble has the weights of its other folds beside the first ones, a
+cascade its first stage as a bundle within. Nothing in it is code; a network of the user's own is imported only
 where the caller says so.
 """
 
 import copy
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,15 @@ from torch import nn
 from medseg.bundle.manifest import (
     LABELS,
     MANIFEST,
+    PREVIOUS,
     WEIGHTS,
     aside,
     read_manifest,
     sealed,
     versions,
+    weights_name,
 )
-from medseg.bundle.rebuilt import build_model, predict_settings
+from medseg.bundle.rebuilt import build_model, walk_settings
 from medseg.bundle.self_test import refuse_other_logits, run_self_test, shape_policy_of
 from medseg.bundle.weights import load_weights, save_weights
 from medseg.fault import InputFault
@@ -47,8 +51,8 @@ Build = Callable[[Mapping[str, Any], Task], nn.Module]
 class Bundle:
     """A loaded bundle: networks with their weights, and what they were trained for and how.
 
-    Several `models` are folds of one recipe, averaged in prediction.
-    `recipe` is the resolved recipe as plain values, `training` the facts of the run, `sha256`
+    Several `models` are folds of one recipe, averaged in prediction; the labels of `previous`, a
+    cascade's first stage, are channels of theirs. `recipe` is the resolved recipe as plain values, `training` the facts of the run, `sha256`
     that of the weights.
     """
 
@@ -60,15 +64,11 @@ class Bundle:
     training: Mapping[str, Any]
     versions: Mapping[str, str]
     sha256: str
+    previous: "Bundle | None" = None
 
     def walk_settings(self) -> WalkSettings:
         """How the recipe says that the network is walked over a volume."""
-        settings = predict_settings(self.recipe)
-        return WalkSettings(
-            overlap=settings.overlap,
-            mirror_axes=settings.mirror_axes,
-            batch_size=settings.batch_size,
-        )
+        return walk_settings(self.recipe)
 
     def predictor(
         self,
@@ -76,14 +76,26 @@ class Bundle:
         device: torch.device | str = "cpu",
         settings: WalkSettings | None = None,
     ) -> Predictor:
-        """A predictor on `device`; without `settings` it is as the recipe says."""
+        """A predictor on `device`; without `settings` it is as the recipe says.
+
+        A first stage is walked with the same settings, but mirrored along its own axes.
+        """
+        settings = settings or self.walk_settings()
+        previous = None
+        if self.previous is not None:
+            own = self.previous.walk_settings()
+            axes = own.mirror_axes if settings.mirror_axes else ()
+            previous = self.previous.predictor(
+                device=device, settings=replace(settings, mirror_axes=axes)
+            )
         return Predictor(
             models=self.models,
             task=self.task,
             preprocessing=self.preprocessing,
-            settings=settings or self.walk_settings(),
+            settings=settings,
             device=device,
             shape_policy=shape_policy_of(self.models[0]),
+            previous=previous,
         )
 
 
@@ -97,29 +109,37 @@ def save_bundle(
     training: Mapping[str, Any],
     channel_rules: ChannelRules | None = None,
     build: Build = build_model,
+    folds: Sequence[nn.Module] = (),
+    previous: Path | None = None,
 ) -> None:
     """Write a bundle to `folder`, whole or not at all; an older one there is replaced.
 
     It is loaded and tested before it gets its name, so one that is there can be used. `training`
     holds facts of the run (steps, fold, validation Dice), kept as they are; `channel_rules` tell
-    which DICOM series is which channel.
+    which DICOM series is which channel. `folds` are further networks of the recipe, to be averaged
+    with `model`; `previous` is the bundle of a cascade's first stage, which is copied into this.
 
     Raises:
         InputFault: a weight is not finite (E_WEIGHTS), the recipe does not build this network
             (E_BUNDLE, E_SELFTEST), the folder holds something else (E_EXISTS), or it cannot be
             written (E_DISKFULL, E_WRITE).
     """
-    refuse_nonfinite_weights(model)
+    for one in (model, *folds):
+        refuse_nonfinite_weights(one)
     _refuse_something_else(folder)
-    on_cpu = copy.deepcopy(model).cpu().float().eval()
     made = _temporary_beside(folder)
     try:
-        save_weights(made / WEIGHTS, on_cpu)
+        on_cpu = _saved(made, model, WEIGHTS)
+        further = [_saved(made, one, weights_name(1 + n)) for n, one in enumerate(folds)]
         write_text(made / LABELS, task.target.labels.to_csv())
+        names = [weights_name(n) for n in range(1 + len(folds))] + [LABELS]
+        if previous is not None:
+            shutil.copytree(previous, made / PREVIOUS)
+            names.append(f"{PREVIOUS}/{MANIFEST}")
         content = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
-            "files": {name: file_sha256(made / name) for name in (WEIGHTS, LABELS)},
+            "files": {name: file_sha256(made / name) for name in names},
             "recipe": recipe.resolved() if isinstance(recipe, Recipe) else dict(recipe),
             "task": task.to_json(),
             "preprocessing": preprocessing.to_json(),
@@ -127,6 +147,7 @@ def save_bundle(
             "training": dict(training),
             "dicom": rules_to_json(channel_rules or {}),
             "self_test": run_self_test(on_cpu, task),
+            "fold_self_tests": [run_self_test(one, task) for one in further],
         }
         write_json(made / MANIFEST, sealed(content))
         load_bundle(made, trust_code=True, build=build)
@@ -156,24 +177,57 @@ def load_bundle(
     task, preprocessing = _parts(folder, manifest)
     recipe = manifest["recipe"]
     _refuse_code(folder, recipe, trust_code=trust_code)
-    # Building draws initial weights; the caller's random numbers are left as they were.
-    with torch.random.fork_rng(devices=[]):
-        model = build(recipe, task)
-    load_weights(folder / WEIGHTS, model)
-    refuse_nonfinite_weights(model)
-    model.eval()
-    if verify:
-        refuse_other_logits(model, task, manifest, folder)
+    self_tests = [manifest["self_test"], *manifest.get("fold_self_tests", ())]
+    models = []
+    for fold, stored in enumerate(self_tests):
+        # Building draws initial weights; the caller's random numbers are left as they were.
+        with torch.random.fork_rng(devices=[]):
+            model = build(recipe, task)
+        load_weights(folder / weights_name(fold), model)
+        refuse_nonfinite_weights(model)
+        model.eval()
+        if verify:
+            refuse_other_logits(model, task, {**manifest, "self_test": stored}, folder)
+        models.append(model)
     return Bundle(
         folder=folder,
-        models=(model,),
+        models=tuple(models),
         recipe=recipe,
         task=task,
         preprocessing=preprocessing,
         training=manifest["training"],
         versions=manifest["versions"],
-        sha256=manifest["files"][WEIGHTS],
+        sha256=_weights_sha256(manifest["files"], len(models)),
+        previous=_previous(folder, manifest, task, verify=verify, trust_code=trust_code),
     )
+
+
+def _saved(folder: Path, model: nn.Module, name: str) -> nn.Module:
+    """A copy of `model` on the CPU, whose weights are written to `folder / name`."""
+    on_cpu = copy.deepcopy(model).cpu().float().eval()
+    save_weights(folder / name, on_cpu)
+    return on_cpu
+
+
+def _weights_sha256(files: Mapping[str, str], folds: int) -> str:
+    """That of the weights; of several folds that of all theirs, one after another."""
+    every = [files[weights_name(fold)] for fold in range(folds)]
+    return every[0] if folds == 1 else hashlib.sha256("".join(every).encode()).hexdigest()
+
+
+def _previous(
+    folder: Path, manifest: Mapping[str, Any], task: Task, *, verify: bool, trust_code: bool
+) -> Bundle | None:
+    """The first stage within, if the manifest has one."""
+    if not task.stage_labels:
+        return None
+    if f"{PREVIOUS}/{MANIFEST}" not in manifest["files"]:
+        raise InputFault(
+            f"{folder}: it is a cascade's second stage and there is no first one in it; copy the "
+            "bundle again, whole.",
+            code="E_BUNDLE",
+        )
+    return load_bundle(folder / PREVIOUS, verify=verify, trust_code=trust_code)
 
 
 def _signature(model: nn.Module, task: Task) -> dict[str, Any]:
@@ -203,7 +257,7 @@ def _parts(folder: Path, manifest: Mapping[str, Any]) -> tuple[Task, Preprocessi
 
 
 def _refuse_changed_files(folder: Path, files: Mapping[str, str]) -> None:
-    for name in (WEIGHTS, LABELS):
+    for name in dict.fromkeys((WEIGHTS, LABELS, *files)):
         if not (folder / name).is_file():
             raise InputFault(
                 f"{folder / name}: it is missing; copy the bundle again, whole.", code="E_BUNDLE"

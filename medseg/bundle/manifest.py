@@ -12,6 +12,8 @@ from medseg.fault import InputFault
 
 FORMAT = 1
 WEIGHTS, MANIFEST, LABELS = "weights.safetensors", "bundle.json", "labels.csv"
+# A cascade's first stage: a bundle of its own within.
+PREVIOUS = "previous"
 KEYS = (
     "versions",
     "files",
@@ -23,6 +25,11 @@ KEYS = (
     "self_test",
 )
 PACKAGES = ("medseg", "torch", "monai", "dynamic-network-architectures", "numpy", "scipy")
+
+
+def weights_name(fold: int) -> str:
+    """The file of the weights of a fold, counted from 0."""
+    return f"weights_{fold}.safetensors" if fold else WEIGHTS
 
 
 def versions() -> dict[str, str]:

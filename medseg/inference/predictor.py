@@ -19,6 +19,7 @@ from medseg.inference.walk import Walk, gathered
 from medseg.inference.window import Windows
 from medseg.models.shape import ShapePolicy
 from medseg.preprocess.record import Preprocessing, Record
+from medseg.preprocess.stage import stage_channels
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Target, Task, Volume
 
@@ -36,17 +37,22 @@ class Forecast:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A volume on the grid of the network, float32, and the record of the way there."""
+    """A volume on the grid of the network, float32, and the record of the way there.
+
+    `previous` is the same volume on the grid of a cascade's first stage.
+    """
 
     image: Float[np.ndarray, "c i j k"]
     record: Record
+    previous: "Prepared | None" = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictor:
     """Labels volumes with `models`, averaged; the result always lies on the grid of the input.
 
-    Several models are folds: networks of one task, trained on other cases each.
+    Several models are folds: networks of one task, trained on other cases each. `previous` is a
+    cascade's first stage, whose labels these networks see as further channels.
 
     Raises:
         InputFault: weights that are not finite (E_WEIGHTS), or a patch that the network does not
@@ -59,6 +65,7 @@ class Predictor:
     settings: WalkSettings = field(default_factory=WalkSettings)
     device: torch.device | str = "cpu"
     shape_policy: ShapePolicy | None = None
+    previous: "Predictor | None" = None
 
     def __post_init__(self) -> None:
         refusal = self.shape_policy.refuses(self.task.patch_size) if self.shape_policy else None
@@ -85,7 +92,8 @@ class Predictor:
                 refuses.
         """
         self._refuse_channels(volume)
-        return Prepared(*self.preprocessing.apply(volume))
+        previous = self.previous.prepare(volume) if self.previous else None
+        return Prepared(*self.preprocessing.apply(volume), previous)
 
     def label(self, prepared: Prepared, *, listener: Listener = silent) -> LabelVolume:
         """The label map of what `prepare` gave, on the grid of its source.
@@ -94,7 +102,7 @@ class Predictor:
             InputFault: it does not fit into the memory allowed (E_MEMORY), or logits that are not
                 finite (E_LOGITS).
         """
-        image, record = torch.from_numpy(prepared.image), prepared.record
+        image, record = self._seen(prepared, listener), prepared.record
         target = self.task.target
         walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
         labels = SourceLabels(record, target, axis=walk.axis)
@@ -110,7 +118,7 @@ class Predictor:
         Raises:
             InputFault: see `label`.
         """
-        image, record = torch.from_numpy(prepared.image), prepared.record
+        image, record = self._seen(prepared, listener), prepared.record
         target = self.task.target
         walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
         labels = SourceLabels(record, target, axis=walk.axis)
@@ -152,6 +160,16 @@ class Predictor:
             bytes_beside=fit.need.total,
         )
 
+    def _seen(self, prepared: Prepared, listener: Listener) -> Float[Tensor, "c i j k"]:
+        """What the networks see: the image, and in a cascade the labels of the first stage."""
+        image = torch.from_numpy(prepared.image)
+        if self.previous is None:
+            return image
+        assert prepared.previous is not None
+        found = self.previous.label(prepared.previous, listener=listener)
+        stage = stage_channels(found.array, prepared.record, self.task.stage_labels)
+        return torch.cat([image, torch.from_numpy(stage)])
+
     @property
     def _device(self) -> torch.device:
         return torch.device(self.device)
@@ -160,7 +178,10 @@ class Predictor:
     def _blend(self) -> Blend:
         return blend_of(
             self.models,
-            Mirroring(self.settings.mirror_axes, self.task.target.mirrored_channels()),
+            Mirroring(
+                self.settings.mirror_axes,
+                self.task.target.mirrored_channels() if self.settings.swap_sides else (),
+            ),
             out_channels=self.task.out_channels,
             input_shape=self._window_shape,
             blended=self.settings.blended,

@@ -16,9 +16,9 @@ class WalkSettings:
     """Windows of the task's patch, laid over the model's grid.
 
     `overlap` is the share of a window that the next one covers again (nnU-Net's step is 1 -
-    overlap). `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; where i runs
-    from left to right, left and right labels change places. `batch_size` windows run at a time.
-    `windows` says by whose rule they stand and are weighted. `precision` is that of the network's
+    overlap). `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; along i, which
+    runs from left to right, left and right labels change places unless `swap_sides` is False.
+    `batch_size` windows run at a time. `windows` says by whose rule they stand and are weighted. `precision` is that of the network's
     arithmetic. `max_ram` and `max_vram` are what the process may take, in bytes; None is what the
     machine has free. `sums` is the type of the sums over windows (auto: float16 only where float32
     does not fit), `blended` what is summed (auto: the last layer's input where it is smaller).
@@ -32,6 +32,7 @@ class WalkSettings:
     mirror_axes: tuple[int, ...] = ()
     batch_size: int = 1
     windows: WindowRule = "monai"
+    swap_sides: bool = True
     precision: Precision = "float32"
     sums: Sums = "auto"
     blended: Blended = "auto"

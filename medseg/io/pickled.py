@@ -12,17 +12,21 @@ whoever can change a checkpoint in a run's folder can change its sum, and the re
 a run's folder is trusted as a whole, and only what comes from elsewhere is read apart.
 """
 
+import codecs
 import hashlib
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -40,19 +44,23 @@ BYTES_A_SECOND = 20_000_000
 # The network is left before torch starts threads; the way to its modules is that of this process.
 CHILD = """
 import sys
-sys.path[:] = sys.argv[5:]
+sys.path[:] = sys.argv[6:]
 from medseg.io.confined import leave_network
 leave_network()
 from medseg.io.pickled import unpickle
-unpickle(*sys.argv[1:5])
+unpickle(*sys.argv[1:6])
 """
 
 
-def load_pickled(path: Path, *, in_run: bool = False) -> dict[str, Any]:
+def load_pickled(
+    path: Path, *, in_run: bool = False, keys: Sequence[str] = ()
+) -> dict[str, Any]:
     """The dictionary of tensors and plain values in a torch file, on the CPU.
 
     Beside it `<name>.sha256` is checked where it exists. No code in the file is run. `in_run` says
-    that the file is a checkpoint in the folder of our own run.
+    that the file is a checkpoint in the folder of our own run. With `keys` only these come back,
+    as far as they are there (`outer.inner` is a key of the mapping `outer`); what else is in the
+    file need not be plain.
 
     Raises:
         InputFault: missing (E_NOTFILE), changed since it was written (E_SHA256), no such file, or
@@ -61,7 +69,7 @@ def load_pickled(path: Path, *, in_run: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE")
     _refuse_changed(path)
-    content = _loaded(path) if in_run else _loaded_apart(path)
+    content = _loaded(path) if in_run else _loaded_apart(path, keys)
     if not isinstance(content, dict):
         raise InputFault(
             f"{path}: it holds a {type(content).__name__}, no dictionary.", code="E_PICKLE"
@@ -114,22 +122,26 @@ def file_sha256(path: Path) -> str:
         raise InputFault(f"{path}: there is no such file.", code="E_NOTFILE") from error
 
 
-def unpickle(path: str, folder: str, memory: str, seconds: str) -> None:
+def unpickle(path: str, folder: str, memory: str, seconds: str, keys: str) -> None:
     """What the process apart does: read the file, and write what it holds into `folder`.
 
-    A fault of the file is written there as a sentence.
+    `keys` (JSON) are those that are wanted, all where it is empty. A fault of the file is written
+    there as a sentence.
     """
     limit_memory(int(memory))
     limit_time(int(seconds))
-    reason = _handed_on(Path(path), Path(folder))
+    reason = _handed_on(Path(path), Path(folder), json.loads(keys))
     if reason:
         (Path(folder) / FAULT).write_text(json.dumps(reason))
 
 
-def _handed_on(path: Path, folder: Path) -> str | None:
+def _handed_on(path: Path, folder: Path, keys: Sequence[str]) -> str | None:
     """Why not, as a sentence."""
     try:
-        save_plain(folder, _loaded(path))
+        content = _loaded(path)
+        if keys and isinstance(content, dict):
+            content = _chosen(content, keys)
+        save_plain(folder, content)
     except InputFault as fault:
         return str(fault)
     except TypeError as error:
@@ -139,6 +151,16 @@ def _handed_on(path: Path, folder: Path) -> str | None:
     except (OSError, SafetensorError) as error:
         return f"{path}: what it holds cannot be handed on ({error}); free space for {folder}."
     return None
+
+
+def _chosen(content: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    chosen = {}
+    for key in keys:
+        outer, _, inner = key.partition(".")
+        within = content.get(outer) if inner else content
+        if isinstance(within, dict) and (inner or outer) in within:
+            chosen[key] = within[inner or outer]
+    return chosen
 
 
 def _refuse_changed(path: Path) -> None:
@@ -153,21 +175,45 @@ def _refuse_changed(path: Path) -> None:
 
 def _loaded(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+        with torch.serialization.safe_globals(_numbers_of_numpy()):
+            return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        called = re.search(r"(?:GLOBAL|Unsupported (?:class|global)) ([\w.]+)", str(error))
+        if called:
+            raise InputFault(
+                f"{path}: it is no file of tensors alone, it names {called.group(1)}; what might "
+                "want code to run is not read. Save the weights without it.",
+                code="E_PICKLE",
+            ) from error
         reason = str(error).partition("\n")[0][:100] or type(error).__name__
         raise InputFault(
             f"{path}: it is damaged or no file of tensors ({reason}).", code="E_PICKLE"
         ) from error
 
 
-def _loaded_apart(path: Path) -> Any:
+def _numbers_of_numpy() -> list[Any]:
+    """What a pickled number of numpy calls (nnU-Net's log is full of them), under both names.
+
+    They make a number of bytes; none of them looks anything up or runs what it is given.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        (np.dtype, "numpy.dtype"),
+        *kinds,
+        codecs.encode,
+    ]
+
+
+def _loaded_apart(path: Path, keys: Sequence[str]) -> Any:
     """What the process apart found; its end without a word is the file's fault as well."""
     size = path.stat().st_size
     memory, seconds = MEMORY + MEMORY_A_BYTE * size, SECONDS + size // BYTES_A_SECOND
     with tempfile.TemporaryDirectory(prefix="medseg-") as name:
         folder = Path(name)
-        given = [str(path), name, str(memory), str(seconds), *sys.path]
+        given = [str(path), name, str(memory), str(seconds), json.dumps(list(keys)), *sys.path]
         code = _end_of([sys.executable, "-P", "-c", CHILD, *given], seconds)
         if (folder / FAULT).exists():
             raise InputFault(json.loads((folder / FAULT).read_text()), code="E_PICKLE")

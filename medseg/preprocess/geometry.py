@@ -1,10 +1,11 @@
-"""Where voxels lie after they were turned to RAS, cropped and resampled."""
+"""Where voxels lie after they were oriented, cropped and resampled."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy import ndimage
 
 from medseg.fault import InputFault
 from medseg.volume import Grid, shown
@@ -12,6 +13,7 @@ from medseg.volume import Grid, shown
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Axes = tuple[int, int, int]
 Flips = tuple[bool, bool, bool]
+Orientation = Literal["RAS", "stored"]
 
 # 2 GiB a channel in float32: more than any scanner gives, and a spacing that nobody meant.
 MOST_VOXELS = 1 << 31
@@ -22,6 +24,17 @@ def orientation(grid: Grid) -> tuple[Axes, Flips]:
     worlds, signs = grid.nearest_axes()
     a, b, c = (worlds.index(world) for world in range(3))
     return (a, b, c), (signs[a] < 0, signs[b] < 0, signs[c] < 0)
+
+
+def oriented_axes(grid: Grid, wanted: Orientation, order: Axes) -> tuple[Axes, Flips]:
+    """For each axis of the model the array axis it is, and whether it runs the other way.
+
+    The array is turned to RAS or left as it is stored; `order` names its axes from the first of
+    the model to the last.
+    """
+    axes, flips = orientation(grid) if wanted == "RAS" else ((0, 1, 2), (False, False, False))
+    a, b, c = order
+    return (axes[a], axes[b], axes[c]), (flips[a], flips[b], flips[c])
 
 
 def reversal(flips: Flips) -> tuple[slice, slice, slice]:
@@ -53,6 +66,16 @@ def nonzero_box(image: Float[np.ndarray, "c i j k"]) -> Box:
             )
         sides.append((int(hit[0]), int(hit[-1]) + 1))
     return sides[0], sides[1], sides[2]
+
+
+def filled_nonzero(
+    channels: Sequence[Float[np.ndarray, "i j k"]],
+) -> Bool[np.ndarray, "i j k"]:
+    """The voxels that are not 0 in some channel, and the holes that they enclose (nnU-Net)."""
+    inside = np.zeros(channels[0].shape, dtype=bool)
+    for channel in channels:
+        inside |= channel != 0
+    return ndimage.binary_fill_holes(inside)
 
 
 def cropped_grid(grid: Grid, axes: Axes, flips: Flips, box: Box) -> Grid:

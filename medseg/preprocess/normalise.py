@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medseg.fault import InputFault
 
-NormalisationKind = Literal["zscore", "zscore_nonzero", "ct", "range", "none"]
+NormalisationKind = Literal[
+    "zscore", "zscore_nonzero", "zscore_inside", "ct", "range", "full_range", "none"
+]
 SMALLEST_STD = 1e-8
 
 
@@ -20,8 +22,11 @@ class Normalisation:
 
     zscore: mean 0 and standard deviation 1 over the whole (cropped) image.
     zscore_nonzero: the same over voxels that are not 0; voxels of 0 stay 0.
+    zscore_inside: the same over voxels that are not 0 in some channel, and the holes that they
+    enclose; the others stay as they are (nnU-Net's `use_mask_for_norm`).
     ct: clipped to [lower, upper], then `mean` and `std` of the data set's foreground (nnU-Net).
     range: [lower, upper] becomes [0, 1], clipped (a window in HU).
+    full_range: the smallest value becomes 0 and the largest 1.
     none: as it is.
     """
 
@@ -52,14 +57,24 @@ class Normalisation:
                 code="E_NORMALISE",
             )
 
-    def apply(self, channel: Float[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j k"]:
+    @property
+    def needs_inside(self) -> bool:
+        """Whether `apply` must be told which voxels are inside."""
+        return self.kind == "zscore_inside"
+
+    def apply(
+        self,
+        channel: Float[np.ndarray, "i j k"],
+        *,
+        inside: Bool[np.ndarray, "i j k"] | None = None,
+    ) -> Float[np.ndarray, "i j k"]:
         """The scaled channel, float32.
 
         Raises:
             InputFault: the result is not finite (E_NORMALISED).
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            scaled = self._scaled(np.asarray(channel, dtype=np.float32))
+            scaled = self._scaled(np.asarray(channel, dtype=np.float32), inside)
         if not np.isfinite(scaled).all():
             raise InputFault(
                 f"normalisation {self.kind} gave values that are no numbers, from an image of "
@@ -87,14 +102,20 @@ class Normalisation:
         assert self.upper is not None
         return self.upper
 
-    def _scaled(self, channel: np.ndarray) -> np.ndarray:
+    def _scaled(self, channel: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
         if self.kind == "zscore":
             return _standard(channel, channel)
         if self.kind == "zscore_nonzero":
             inside = channel != 0
             return np.where(inside, _standard(channel, channel[inside]), np.float32(0))
+        if self.kind == "zscore_inside":
+            assert inside is not None
+            return np.where(inside, _standard(channel, channel[inside]), channel)
         if self.kind == "none":
             return channel
+        if self.kind == "full_range":
+            low, high = float(channel.min()), float(channel.max())
+            return _shifted(channel, low, max(high - low, SMALLEST_STD))
         scaled = np.clip(channel, self._lower, self._upper)
         if self.kind == "ct":
             assert self.mean is not None

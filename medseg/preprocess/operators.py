@@ -61,8 +61,12 @@ def linear_places(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def nearest_indices(source: int, target: int) -> np.ndarray:
-    """For each target voxel the source voxel nearest to it; the later one of two as near."""
-    return np.minimum(np.floor(_places(source, target) + 0.5).astype(np.int64), source - 1)
+    """For each target voxel the source voxel nearest to it; the later one of two as near.
+
+    Which two are as near is a matter of the last bit, so it is computed in nnU-Net's order.
+    """
+    place = source / target * (np.arange(target) + 0.5) - 0.5
+    return np.minimum(np.floor(place + 0.5).astype(np.int64), source - 1)
 
 
 def applied(

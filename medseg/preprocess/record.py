@@ -1,7 +1,7 @@
 """The steps from a source volume to the network's grid, recorded so that they can be undone.
 
-orient to RAS (exact flips and swaps) -> crop to the nonzero box -> normalise -> resample.
-Normalising stands before resampling, as in nnU-Net, so that statistics are those of real voxels.
+orient (exact flips and swaps: to RAS, or as the file stores it) -> crop to the nonzero box ->
+normalise -> resample. Normalising stands before resampling, as in nnU-Net, so that statistics are those of real voxels.
 """
 
 import hashlib
@@ -19,11 +19,13 @@ from medseg.preprocess.geometry import (
     Axes,
     Box,
     Flips,
+    Orientation,
     cropped_grid,
+    filled_nonzero,
     grid_from_json,
     grid_to_json,
     nonzero_box,
-    orientation,
+    oriented_axes,
     respaced,
     reversal,
     whole_box,
@@ -34,6 +36,7 @@ from medseg.preprocess.resample import coarse_axis, resample_image, resample_lin
 from medseg.volume import Grid, LabelVolume, Volume
 
 Crop = Literal["nonzero", "none"]
+Spacing = tuple[float | None, float | None, float | None]
 
 # Counts up when the same settings begin to give other voxels, so that no old cache is taken.
 STEPS_VERSION = 3
@@ -43,9 +46,9 @@ STEPS_VERSION = 3
 class Record:
     """What was done to one volume, and the way back.
 
-    `axes[n]` is the source axis that became RAS axis n, `flips[n]` whether it was reversed;
-    `box` is the crop on the oriented volume; `model_grid` is where the network works;
-    `coarse_axis` is the RAS axis along which slices are taken as they are.
+    `axes[n]` is the source axis that became axis n of the model, `flips[n]` whether it was
+    reversed; `box` is the crop on the oriented volume; `model_grid` is where the network works;
+    `coarse_axis` is the model's axis along which slices are taken as they are.
     """
 
     source_grid: Grid
@@ -67,7 +70,7 @@ class Record:
         return cropped_grid(self.source_grid, self.axes, self.flips, self.box)
 
     def orient(self, array: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
-        """A source array as RAS and cropped: a view."""
+        """A source array oriented and cropped: a view."""
         assert array.shape == self.source_grid.shape
         oriented = np.transpose(array, self.axes)[reversal(self.flips)]
         return oriented[tuple(slice(low, high) for low, high in self.box)]
@@ -123,17 +126,20 @@ class Record:
 class Preprocessing:
     """The settings of the steps; the same object serves training and prediction.
 
-    `spacing_mm` is that of R, A and S; None keeps the spacing of the source. One normalisation a
-    channel.
+    `spacing_mm` is that of the model's axes; None keeps the spacing of the source, on all axes or
+    on one. One normalisation a channel. A volume is turned to RAS, or taken as its file stores it
+    (`orientation`); `axes[n]` is then the axis of it that becomes axis n of the model.
     """
 
-    spacing_mm: tuple[float, float, float] | None
+    spacing_mm: Spacing | None
     normalisation: tuple[Normalisation, ...]
     crop: Crop = "none"
+    orientation: Orientation = "RAS"
+    axes: Axes = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        spacing = self.spacing_mm
-        if spacing is not None and not all(math.isfinite(mm) and mm > 0 for mm in spacing):
+        spacing = self.spacing_mm or ()
+        if not all(mm is None or (math.isfinite(mm) and mm > 0) for mm in spacing):
             raise InputFault(
                 f"spacing_mm {spacing}: each number is a voxel size above 0.", code="E_SPACING"
             )
@@ -141,6 +147,12 @@ class Preprocessing:
             raise InputFault(
                 f"crop {self.crop!r} is not known; it is one of {', '.join(get_args(Crop))}.",
                 code="E_CROP",
+            )
+        if self.orientation not in get_args(Orientation) or sorted(self.axes) != [0, 1, 2]:
+            raise InputFault(
+                f"orientation {self.orientation!r}, axes {self.axes}: the first is one of "
+                f"{', '.join(get_args(Orientation))}, the second an order of 0, 1, 2.",
+                code="E_ORIENTATION",
             )
 
     def apply(self, volume: Volume) -> tuple[Float[np.ndarray, "c i j k"], Record]:
@@ -158,12 +170,15 @@ class Preprocessing:
                 code="E_CHANNELS",
             )
         record = self.record_of(volume)
+        inside = None
+        if any(step.needs_inside for step in self.normalisation):
+            inside = filled_nonzero([record.orient(channel) for channel in volume.array])
         image = np.empty((len(volume.array), *record.model_grid.shape), dtype=np.float32)
         for place, (channel, normalisation) in enumerate(
             zip(volume.array, self.normalisation, strict=True)
         ):
             image[place] = resample_image(
-                normalisation.apply(record.orient(channel)),
+                normalisation.apply(record.orient(channel), inside=inside),
                 record.model_grid.shape,
                 coarse_axis=record.coarse_axis,
             )
@@ -190,19 +205,24 @@ class Preprocessing:
 
     def record_of(self, volume: Volume) -> Record:
         """The geometry of the steps for `volume`; its intensities matter to the crop alone."""
-        axes, flips = orientation(volume.grid)
+        axes, flips = oriented_axes(volume.grid, self.orientation, self.axes)
         oriented = volume.array.transpose(0, *(axis + 1 for axis in axes))
         oriented = oriented[(slice(None), *reversal(flips))]
         i, j, k = oriented.shape[1:]
         box = nonzero_box(oriented) if self.crop == "nonzero" else whole_box((i, j, k))
         cropped = cropped_grid(volume.grid, axes, flips, box)
+        here = cropped.spacing_mm
+        i_mm, j_mm, k_mm = (
+            old if new is None else new
+            for old, new in zip(here, self.spacing_mm or here, strict=True)
+        )
         return Record(
             source_grid=volume.grid,
             axes=axes,
             flips=flips,
             box=box,
-            model_grid=respaced(cropped, self.spacing_mm),
-            coarse_axis=coarse_axis(cropped.spacing_mm, self.spacing_mm or cropped.spacing_mm),
+            model_grid=respaced(cropped, (i_mm, j_mm, k_mm)) if self.spacing_mm else cropped,
+            coarse_axis=coarse_axis(here, (i_mm, j_mm, k_mm)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -211,17 +231,22 @@ class Preprocessing:
             "spacing_mm": list(self.spacing_mm) if self.spacing_mm else None,
             "normalisation": [step.to_json() for step in self.normalisation],
             "crop": self.crop,
-            "orientation": "RAS",
+            "orientation": self.orientation,
+            # Left out where it is the usual one: the digest of older settings stays.
+            **({} if self.axes == (0, 1, 2) else {"axes": list(self.axes)}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Preprocessing":
         """The settings that `to_json` wrote."""
         spacing = data["spacing_mm"]
+        a, b, c = data.get("axes", (0, 1, 2))
         return cls(
             spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
             normalisation=tuple(Normalisation.from_json(step) for step in data["normalisation"]),
             crop=data["crop"],
+            orientation=data.get("orientation", "RAS"),
+            axes=(a, b, c),
         )
 
     def digest(self) -> str:

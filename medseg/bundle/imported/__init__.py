@@ -1,0 +1,1 @@
+"""Bundles made of models that were trained elsewhere, and of several bundles."""
