@@ -26,20 +26,21 @@ Network = Callable[[Tensor], Tensor]
 class Blend(Protocol):
     """A network as the walk of windows sees it: it runs `forwards` times a window.
 
-    `channels` are averaged over windows. A logit is at most `gain` times as large as they are (or
-    as 1, where they are smaller).
+    `channels` are averaged over windows, and `out_channels` logits come of them. A logit is at most
+    `gain` times as large as they are (or as 1, where they are smaller).
     """
 
     forwards: int
     channels: int
+    out_channels: int
     gain: float
 
     def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
         """What is averaged over windows, float32."""
         ...
 
-    def finish(self, mean: Float[Tensor, "f i j k"]) -> Float[Tensor, "out i j k"]:
-        """Logits of the average, float32."""
+    def finish(self, mean: Float[Tensor, "f i j k"], *, out: Float[Tensor, "out i j k"]) -> None:
+        """Write the logits of the average to `out`, float32."""
         ...
 
 
@@ -68,7 +69,7 @@ class BlendLogits:
     """The mean of the logits of all `models` and mirrorings."""
 
     def __init__(self, models: Sequence[Network], mirroring: Mirroring, *, channels: int) -> None:
-        self.channels = channels
+        self.channels = self.out_channels = channels
         self.gain = 1.0
         self.models = tuple(models)
         self.mirroring = mirroring
@@ -86,9 +87,9 @@ class BlendLogits:
         assert total is not None
         return total if self.forwards == 1 else total.div_(self.forwards)
 
-    def finish(self, mean: Float[Tensor, "f i j k"]) -> Float[Tensor, "out i j k"]:
+    def finish(self, mean: Float[Tensor, "f i j k"], *, out: Float[Tensor, "out i j k"]) -> None:
         """The logits as they are."""
-        return mean.float()
+        out.copy_(mean)
 
 
 class BlendFeatures:
@@ -117,7 +118,7 @@ class BlendFeatures:
             ]
         # A bank holds the mean over its own ways; the heads weigh it by their share of all.
         self.weight = torch.cat([w * (share / len(parts)) for w, _, share in banks], dim=1)
-        self.channels = self.weight.shape[1]
+        self.out_channels, self.channels = self.weight.shape
         self.bias = torch.stack([b * (share / len(parts)) for _, b, share in banks]).sum(dim=0)
         self.gain = float((self.weight.abs().sum(dim=1) + self.bias.abs()).max())
 
@@ -136,11 +137,13 @@ class BlendFeatures:
                 banks.append(total if count == 1 else total.div_(count))
         return banks[0] if len(banks) == 1 else torch.cat(banks, dim=1)
 
-    def finish(self, mean: Float[Tensor, "f i j k"]) -> Float[Tensor, "out i j k"]:
+    def finish(self, mean: Float[Tensor, "f i j k"], *, out: Float[Tensor, "out i j k"]) -> None:
         """The heads' logits of the averaged features."""
-        weight, bias = self.weight.to(mean.device), self.bias.to(mean.device)
-        logits = torch.addmm(bias[:, None], weight, mean.float().reshape(len(mean), -1))
-        return logits.reshape(-1, *mean.shape[1:])
+        features = mean.new_ones((self.channels + 1, mean[0].numel()), dtype=torch.float32)
+        features[:-1].view(mean.shape).copy_(mean)
+        # A channel of ones takes the bias along.
+        matrix = torch.cat([self.weight, self.bias[:, None]], dim=1).to(mean.device)
+        torch.mm(matrix, features, out=out.view(len(matrix), -1))
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,8 @@ def without_head(model: nn.Module, input_shape: tuple[int, ...]) -> Parts | None
                 model,
                 {name: tensor.to(meta) for name, tensor in tensors},
                 (torch.empty(input_shape, device=meta),),
+                # A layer that stands under two names would not get its own tensors back.
+                tie_weights=False,
             )
     except (RuntimeError, NotImplementedError, TypeError):
         # A network that keeps tensors of its own on another device is walked by its logits.

@@ -77,8 +77,7 @@ class Demand:
         results = 2 * 4 * window * self.blended * batch_size
         return Need(
             sums=(self.blended + 1) * plane * depth * BYTES[sums] + 4 * window,
-            export=3 * max(4 * plane * self.classes, min(PIECE, 4 * plane * depth * self.classes))
-            + EXPORT,
+            export=4 * plane * self.classes + min(PIECE, 4 * plane * depth * self.classes) + EXPORT,
             labels=self.label_bytes,
             network=self.window_bytes * batch_size + results,
         )

@@ -5,8 +5,6 @@ A linear mix of logits can be largest only for a class that is largest, or nearl
 volume at source resolution never exists.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
@@ -20,8 +18,9 @@ from medseg.preprocess.record import Record
 from medseg.volume import Target
 from medseg_kernels.pruned_export import Places, pruned_argmax, pruned_regions
 
-# Logits at a time, in bytes; at least one plane.
-PIECE = 64 << 20
+# Logits at a time: bytes (but at least one plane), and planes.
+PIECE = 128 << 20
+MOST_PLANES = 32
 
 
 class SourceLabels:
@@ -35,15 +34,17 @@ class SourceLabels:
     def __init__(self, record: Record, target: Target, *, axis: int) -> None:
         self.target, self.axis = target, axis
         self.array = np.zeros(record.source_grid.shape, dtype=target.dtype)
-        # The oriented view of the array is where the crop belongs.
-        self._crop = record.orient(self.array)
+        # The oriented view of the array is where the crop belongs. Here and below the axis of the
+        # walk stands first, so that planes follow each other in memory.
+        self._crop = np.moveaxis(record.orient(self.array), axis, 0)
+        self._order = (axis, *(other for other in range(3) if other != axis))
         self._places = [
             places_along(n, record.model_grid.shape[n], record.crop_shape[n], record.coarse_axis)
-            for n in range(3)
+            for n in self._order
         ]
-        self._sides = record.model_grid.shape
+        self._sides = tuple(record.model_grid.shape[n] for n in self._order)
         self._written = 0
-        self._last: Tensor | None = None
+        self._logits: Tensor | None = None
 
     def add(self, slab: Slab, blend: Blend) -> None:
         """Write what the planes of `slab` decide, together with the plane before them.
@@ -51,38 +52,37 @@ class SourceLabels:
         Raises:
             InputFault: its logits are not all finite (E_LOGITS).
         """
-        for high, mean in self._pieces(slab):
-            logits = blend.finish(mean)
-            if not _is_surely_finite(mean, blend):
-                refuse_nonfinite_logits(logits)
-            if self._last is not None:
-                logits = torch.cat([self._last, logits], dim=self.axis + 1)
-            planes = logits.shape[self.axis + 1]
-            self._last = logits.narrow(self.axis + 1, planes - 1, 1).clone()
-            self._decide(high - planes, high, logits)
+        mean = slab.mean.movedim(self.axis + 1, 1)
+        for low in range(0, mean.shape[1], self._at_once):
+            part = mean[:, low : low + self._at_once]
+            self._add(slab.first + low, part, blend)
 
-    def _pieces(self, slab: Slab) -> Iterator[tuple[int, Tensor]]:
-        """A few planes at a time, and the number of the plane that follows them."""
-        planes = slab.mean.shape[self.axis + 1]
-        voxels = slab.mean[0].numel() // planes
-        at_once = max(PIECE // (4 * voxels * self.target.output_channels), 1)
-        for low in range(0, planes, at_once):
-            size = min(at_once, planes - low)
-            yield slab.first + low + size, slab.mean.narrow(self.axis + 1, low, size)
+    @property
+    def _at_once(self) -> int:
+        plane = 4 * self._sides[1] * self._sides[2] * self.target.output_channels
+        return min(max(PIECE // plane, 1), MOST_PLANES, self._sides[0])
 
-    def _decide(self, low: int, high: int, logits: Float[Tensor, "out i j k"]) -> None:
+    def _add(self, first: int, mean: Float[Tensor, "f p q r"], blend: Blend) -> None:
+        """Decide with the planes from `first` on, and keep the last one for those that follow."""
+        planes = mean.shape[1]
+        if self._logits is None:
+            shape = (self.target.output_channels, 1 + self._at_once, *self._sides[1:])
+            self._logits = torch.empty(shape, device=mean.device)
+        blend.finish(mean, out=self._logits[:, 1 : 1 + planes])
+        if not _is_surely_finite(mean, blend):
+            refuse_nonfinite_logits(self._logits[:, 1 : 1 + planes])
+        before = 1 if first else 0
+        self._decide(first - before, first + planes, self._logits[:, 1 - before : 1 + planes])
+        self._logits[:, 0] = self._logits[:, planes]
+
+    def _decide(self, low: int, high: int, logits: Float[Tensor, "out p q r"]) -> None:
         """Write the rows of the source that lie between the planes from `low` to before `high`."""
-        along = self._places[self.axis]
-        needed = along.left + (along.beyond > 0)
-        rows = int(torch.searchsorted(needed, high))
+        along = self._places[0]
+        rows = int(torch.searchsorted(along.left + (along.beyond > 0), high))
         if rows <= self._written:
             return
-        some = slice(self._written, rows)
-        places = list(self._places)
-        places[self.axis] = Places(along.left[some] - low, along.beyond[some])
-        where = [slice(None)] * 3
-        where[self.axis] = some
-        self._crop[tuple(where)] = self._values(logits, (places[0], places[1], places[2]))
+        places = (along.part(self._written, rows).after(low), self._places[1], self._places[2])
+        self._crop[self._written : rows] = self._values(logits, places)
         self._written = rows
 
     def _values(

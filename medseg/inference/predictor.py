@@ -122,14 +122,12 @@ class Predictor:
         target = self.task.target
         walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
         labels = SourceLabels(record, target, axis=walk.axis)
-        whole = np.empty((self.task.out_channels, *image.shape[1:]), dtype=np.float32)
+        whole = torch.empty((self.task.out_channels, *image.shape[1:]))
         for slab in walk.slabs(self._blend, image, listener=listener):
             labels.add(slab, self._blend)
-            planes = slab.mean.shape[walk.axis + 1]
-            into = np.moveaxis(whole, walk.axis + 1, 0)[slab.first : slab.first + planes]
-            into[...] = np.moveaxis(self._blend.finish(slab.mean).cpu().numpy(), walk.axis + 1, 0)
+            slab.place(self._blend, whole, axis=walk.axis)
         made = LabelVolume(labels.array, record.source_grid, target.labels)
-        return made, probabilities_on_source(whole, record=record, target=target)
+        return made, probabilities_on_source(whole.numpy(), record=record, target=target)
 
     def logits(
         self, image: Float[Tensor, "c i j k"], *, listener: Listener = silent

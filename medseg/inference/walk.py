@@ -28,6 +28,12 @@ class Slab:
     first: int
     mean: Float[Tensor, "f i j k"]
 
+    def place(self, blend: Blend, logits: Float[Tensor, "out i j k"], *, axis: int) -> None:
+        """Write the logits of these planes where they belong in those of the whole."""
+        some = torch.empty((len(logits), *self.mean.shape[1:]), device=self.mean.device)
+        blend.finish(self.mean, out=some)
+        logits.narrow(axis + 1, self.first, some.shape[axis + 1]).copy_(some)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
@@ -91,11 +97,10 @@ def gathered(
     """The logits of the whole image, float32, where `image` is."""
     result: Tensor | None = None
     for slab in walk.slabs(blend, image, listener=listener):
-        logits = blend.finish(slab.mean)
         if result is None:
-            result = image.new_empty((len(logits), *image.shape[1:]), dtype=torch.float32)
-        planes = logits.shape[walk.axis + 1]
-        result.narrow(walk.axis + 1, slab.first, planes).copy_(logits)
+            channels = blend.out_channels or len(slab.mean)
+            result = image.new_empty((channels, *image.shape[1:]), dtype=torch.float32)
+        slab.place(blend, result, axis=walk.axis)
     assert result is not None
     return result
 

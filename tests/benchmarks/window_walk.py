@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +45,24 @@ class Cheap(nn.Module):
         return self.head(torch.tanh(self.stem(image) * 3))
 
 
-@dataclass
 class Spent:
-    """Processor seconds within the network."""
+    """Processor seconds within a network, and within copies that are made of it."""
 
-    seconds: float = 0.0
-    began: float = 0.0
+    seconds = 0.0
+    began = 0.0
 
-    def watch(self, network: nn.Module) -> nn.Module:
-        network.register_forward_pre_hook(self._start)
-        network.register_forward_hook(self._stop)
-        return network
+    @staticmethod
+    def watch(network: nn.Module) -> None:
+        network.register_forward_pre_hook(Spent.start)
+        network.register_forward_hook(Spent.stop)
 
-    def _start(self, *_: Any) -> None:
-        self.began = time.process_time()
+    @staticmethod
+    def start(*_: Any) -> None:
+        Spent.began = time.process_time()
 
-    def _stop(self, *_: Any) -> None:
-        self.seconds += time.process_time() - self.began
+    @staticmethod
+    def stop(*_: Any) -> None:
+        Spent.seconds += time.process_time() - Spent.began
 
 
 def image_of(shape: Shape) -> Tensor:
@@ -133,18 +133,15 @@ TRUTH = dict.fromkeys(CONTENDERS, "medseg") | {
 def run_one(name: str, classes: int, shape: Shape, patch: Shape, result: Path) -> None:
     """In a process of its own: seconds, bytes and labels into `result`."""
     torch.set_num_threads(1)
-    network, image, spent = Cheap(classes).eval(), image_of(shape), Spent()
+    network, image = Cheap(classes).eval(), image_of(shape)
     # What is loaded and allocated once is not the walk's.
     CONTENDERS[name](network, image[:, :32, :32, :32], (32, 32, 32))
-    if name.startswith("medseg"):
-        spent.watch(network.stem)
-    else:
-        spent.watch(network)
+    Spent.watch(network)
     before = memory.resident()
     assert memory.reset_peak()
     began = time.process_time()
     labels = CONTENDERS[name](network, image, patch)
-    seconds = time.process_time() - began - spent.seconds
+    seconds = time.process_time() - began - Spent.seconds
     np.savez(result, labels=labels, seconds=seconds, above=memory.peak() - before, held=before)
 
 
