@@ -6,10 +6,21 @@ import re
 from collections.abc import Iterable, Sequence
 
 from medseg import __version__
-from medseg.cli import check, datasets, doctor, evaluate, models, plan, predict, recipes, train
+from medseg.cli import (
+    check,
+    datasets,
+    doctor,
+    evaluate,
+    import_,
+    models,
+    plan,
+    predict,
+    recipes,
+    train,
+)
 from medseg.fault import InputFault, all_at_once
 
-VERBS = (train, predict, evaluate, check, plan, doctor, recipes, models, datasets)
+VERBS = (train, predict, evaluate, import_, check, plan, doctor, recipes, models, datasets)
 
 
 def parsed(given: Sequence[str]) -> argparse.Namespace:

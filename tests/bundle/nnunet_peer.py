@@ -62,7 +62,7 @@ def phantom(
         labels[away < radius] = value
     level = np.array([-20.0, 60.0, 120.0, 180.0])[labels]
     image = np.stack(
-        [level * (1 + 0.3 * n) + 12 * random.standard_normal(shape) for n in range(channels)]
+        [level * (1 + 0.3 * n) + 6 * random.standard_normal(shape) for n in range(channels)]
     ).astype(np.float32)
     image = np.round(image, 1)
     image[image == 0] = 0.1

@@ -118,7 +118,9 @@ def _read(model: ModelFolder, listener: Listener) -> _Trained:
     for number, path in enumerate(model.checkpoints):
         read.append(load_pickled(path, keys=(WEIGHTS, CONFIGURATION, TRAINER, MIRRORING)))
         listener(Progress("folds", number + 1, len(model.checkpoints)))
-    missing = [key for key in (WEIGHTS, CONFIGURATION, TRAINER) if any(key not in one for one in read)]
+    missing = [
+        key for key in (WEIGHTS, CONFIGURATION, TRAINER) if any(key not in one for one in read)
+    ]
     if missing:
         raise InputFault(
             f"{model.checkpoints[0]}: it has no {', '.join(missing)}; it is no checkpoint of "
@@ -135,9 +137,7 @@ def _read(model: ModelFolder, listener: Listener) -> _Trained:
     )
 
 
-def _network(
-    section: Mapping[str, Any], plan: NnUNetPlan, state: Mapping[str, Any]
-) -> PlannedUNet:
+def _network(section: Mapping[str, Any], plan: NnUNetPlan, state: Mapping[str, Any]) -> PlannedUNet:
     network = planned_unet(
         architecture=section["architecture"],
         arguments=section["arguments"],

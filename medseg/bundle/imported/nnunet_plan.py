@@ -118,8 +118,7 @@ def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
     while name not in visited:
         if name not in configurations:
             raise InputFault(
-                f"plans.json: it has no configuration {name}; it has "
-                f"{', '.join(configurations)}.",
+                f"plans.json: it has no configuration {name}; it has {', '.join(configurations)}.",
                 code="E_PLANS",
             )
         visited.append(name)
