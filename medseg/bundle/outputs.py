@@ -57,10 +57,10 @@ class Outputs:
         labels: LabelVolume,
         *,
         origin: Origin,
-        probabilities: np.ndarray | None = None,
+        probabilities: Iterable[np.ndarray] | None = None,
         asked: Target | None = None,
     ) -> None:
-        """Write all that was asked for; probabilities (c, i, j, k) are of the labels of `asked`.
+        """Write all that was asked for; probabilities (i, j, k) are of each label of `asked`.
 
         Raises:
             InputFault: what a writer refuses.

@@ -39,8 +39,14 @@ class Blend(Protocol):
         """What is averaged over windows, float32."""
         ...
 
-    def finish(self, mean: Float[Tensor, "f i j k"], *, out: Float[Tensor, "out i j k"]) -> None:
-        """Write the logits of the average to `out`, float32."""
+    def finish(
+        self,
+        mean: Float[Tensor, "f i j k"],
+        *,
+        out: Float[Tensor, "out i j k"],
+        only: int | None = None,
+    ) -> None:
+        """Write the logits of the average to `out`, float32; of one channel where `only` is."""
         ...
 
 
@@ -87,9 +93,15 @@ class BlendLogits:
         assert total is not None
         return total if self.forwards == 1 else total.div_(self.forwards)
 
-    def finish(self, mean: Float[Tensor, "f i j k"], *, out: Float[Tensor, "out i j k"]) -> None:
+    def finish(
+        self,
+        mean: Float[Tensor, "f i j k"],
+        *,
+        out: Float[Tensor, "out i j k"],
+        only: int | None = None,
+    ) -> None:
         """The logits as they are."""
-        out.copy_(mean)
+        out.copy_(mean if only is None else mean[only : only + 1])
 
 
 class BlendFeatures:
@@ -137,12 +149,19 @@ class BlendFeatures:
                 banks.append(total if count == 1 else total.div_(count))
         return banks[0] if len(banks) == 1 else torch.cat(banks, dim=1)
 
-    def finish(self, mean: Float[Tensor, "f i j k"], *, out: Float[Tensor, "out i j k"]) -> None:
+    def finish(
+        self,
+        mean: Float[Tensor, "f i j k"],
+        *,
+        out: Float[Tensor, "out i j k"],
+        only: int | None = None,
+    ) -> None:
         """The heads' logits of the averaged features."""
         features = mean.new_ones((self.channels + 1, mean[0].numel()), dtype=torch.float32)
         features[:-1].view(mean.shape).copy_(mean)
         # A channel of ones takes the bias along.
         matrix = torch.cat([self.weight, self.bias[:, None]], dim=1).to(mean.device)
+        matrix = matrix if only is None else matrix[only : only + 1]
         torch.mm(matrix, features, out=out.view(len(matrix), -1))
 
 

@@ -13,7 +13,7 @@ from medseg.fault import InputFault
 from medseg.inference.blend import Blend, Mirroring, blend_of
 from medseg.inference.budget import Demand, fitted, is_clearly_enough, window_bytes
 from medseg.inference.export import SourceLabels, refuse_nonfinite_logits
-from medseg.inference.probabilities import probabilities_on_source
+from medseg.inference.probabilities import Probabilities
 from medseg.inference.settings import WalkSettings
 from medseg.inference.walk import Walk, gathered
 from medseg.inference.window import Windows
@@ -112,22 +112,25 @@ class Predictor:
 
     def label_with_probabilities(
         self, prepared: Prepared, *, listener: Listener = silent
-    ) -> tuple[LabelVolume, Float[np.ndarray, "labels i j k"]]:
-        """The label map, and the probability of each label or region, float32.
+    ) -> tuple[LabelVolume, Probabilities]:
+        """The label map, and the probability of each label or region, one at a time.
 
         Raises:
             InputFault: see `label`.
         """
-        image, record = self._seen(prepared, listener), prepared.record
-        target = self.task.target
-        walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
+        image, record = torch.from_numpy(prepared.image), prepared.record
+        target, voxels = self.task.target, image[0].numel()
+        walk = self._walk_over(
+            image, label_bytes=_label_bytes(record, target) + 4 * self._blend.channels * voxels
+        )
         labels = SourceLabels(record, target, axis=walk.axis)
-        whole = torch.empty((self.task.out_channels, *image.shape[1:]))
+        whole = torch.empty((self._blend.channels, *image.shape[1:]))
         for slab in walk.slabs(self._blend, image, listener=listener):
             labels.add(slab, self._blend)
-            slab.place(self._blend, whole, axis=walk.axis)
+            planes = slab.mean.shape[walk.axis + 1]
+            whole.narrow(walk.axis + 1, slab.first, planes).copy_(slab.mean)
         made = LabelVolume(labels.array, record.source_grid, target.labels)
-        return made, probabilities_on_source(whole.numpy(), record=record, target=target)
+        return made, Probabilities(whole, self._blend, record=record, target=target)
 
     def logits(
         self, image: Float[Tensor, "c i j k"], *, listener: Listener = silent

@@ -18,10 +18,11 @@ class WalkSettings:
     `overlap` is the share of a window that the next one covers again (nnU-Net's step is 1 -
     overlap). `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; along i, which
     runs from left to right, left and right labels change places unless `swap_sides` is False.
-    `batch_size` windows run at a time. `windows` says by whose rule they stand and are weighted. `precision` is that of the network's
-    arithmetic. `max_ram` and `max_vram` are what the process may take, in bytes; None is what the
-    machine has free. `sums` is the type of the sums over windows (auto: float16 only where float32
-    does not fit), `blended` what is summed (auto: the last layer's input where it is smaller).
+    `batch_size` windows run at a time. `windows` says by whose rule they stand and are weighted.
+    `precision` is that of the network's arithmetic. `max_ram` and `max_vram` are what the process
+    may take, in bytes; None is what the machine has free. `sums` is the type of the sums over
+    windows (auto: float16 only where float32 does not fit), `blended` what is summed (auto: the
+    last layer's input where it is smaller).
 
     Raises:
         InputFault: an overlap below 0 or of 1 and more (E_OVERLAP), an axis other than 0, 1, 2

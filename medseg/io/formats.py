@@ -4,7 +4,7 @@ Nothing heavy is imported before a writer is called.
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,31 +97,32 @@ def probability_paths(folder: Path, case: str, formats: Sequence[str]) -> tuple[
 def write_probabilities(
     folder: Path,
     case: str,
-    probabilities: "np.ndarray",
+    probabilities: "Iterable[np.ndarray]",
     grid: "Grid",
     table: "LabelTable",
     *,
     formats: Sequence[str],
     origin: Origin,
 ) -> tuple[Path, ...]:
-    """Write probabilities (c, i, j, k) of the labels of `table`; the files that were written.
+    """Write probabilities (i, j, k) of each label of `table`; the files that were written.
 
-    They become a 4D NIfTI file with the table of its channels, and where `formats` has a DICOM SEG
-    a fractional one too.
+    They become a 4D NIfTI file with the table of its channels, one after the other. Where `formats`
+    has a DICOM SEG there is a fractional one too, for which all are held together.
     """
+    import numpy as np
+
     from medseg.io.atomic import write_text
-    from medseg.io.nifti import write_volume
-    from medseg.volume import Volume
+    from medseg.io.nifti import write_channels
 
     paths = probability_paths(folder, case, formats)
     write_text(paths[0], table.to_csv())
-    write_volume(paths[1], Volume(probabilities, grid, table.names))
+    write_channels(paths[1], probabilities, len(table), grid)
     if len(paths) > 2:
         from medseg.io.dicom_seg import write_fractional_seg
 
         write_fractional_seg(
             paths[-1],
-            probabilities,
+            np.stack(list(probabilities)),
             grid,
             table,
             origin.sources or (),

@@ -7,11 +7,12 @@ What is written is read back before it gets its name.
 import math
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from jaxtyping import Shaped
 
 from medseg.fault import InputFault
 from medseg.io.atomic import atomic_path
@@ -129,12 +130,19 @@ def write_labels(path: Path, labels: LabelVolume) -> None:
             that cannot be written (E_WRITE).
     """
     # Runs are what label maps are made of: a third of the time and half the size of level 1.
-    _write(path, labels.array[None], labels.grid, strategy=zlib.Z_RLE)
+    _write(path, labels.array[None], 1, labels.grid, strategy=zlib.Z_RLE)
 
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write an image, 3D for one channel and else 4D, as `write_labels` writes labels."""
-    _write(path, volume.array, volume.grid, strategy=zlib.Z_DEFAULT_STRATEGY)
+    write_channels(path, volume.array, len(volume.array), volume.grid)
+
+
+def write_channels(
+    path: Path, channels: Iterable[Shaped[np.ndarray, "i j k"]], count: int, grid: Grid
+) -> None:
+    """Write `count` channels of one type as `write_volume` does, each when its turn comes."""
+    _write(path, channels, count, grid, strategy=zlib.Z_DEFAULT_STRATEGY)
 
 
 def _tiles(stream: Stream, header: Header) -> Iterator[tuple[tuple[int, slice, slice], np.ndarray]]:
@@ -265,25 +273,31 @@ def _refuse_constant(paths: Sequence[Path], volume: Volume) -> None:
             )
 
 
-def _write(path: Path, array: np.ndarray, grid: Grid, *, strategy: int) -> None:
+def _write(
+    path: Path, channels: Iterable[np.ndarray], count: int, grid: Grid, *, strategy: int
+) -> None:
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         raise InputFault(f"{path}: a NIfTI file is named .nii.gz or .nii.", code="E_SUFFIX")
     packed = path.name.lower().endswith(".gz")
     with atomic_path(path) as temporary:
         with temporary.open("wb") as target:
             sink = Sink(target, packed=packed, strategy=strategy)
-            sink.write(_header_bytes(array, grid))
-            for channel in array:
+            written = 0
+            for channel in channels:
+                if not written:
+                    sink.write(_header_bytes(channel.dtype, count, grid))
                 for part in _file_order(channel):
                     sink.write(part)
+                written += 1
+            assert written == count, (written, count)
             sink.finish()
         _verify(temporary, sink.crc32, grid)
 
 
-def _header_bytes(array: np.ndarray, grid: Grid) -> bytes:
+def _header_bytes(dtype: np.dtype, count: int, grid: Grid) -> bytes:
     header = nib.Nifti1Header()
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape((*grid.shape, len(array)) if len(array) > 1 else grid.shape)
+    header.set_data_dtype(dtype)
+    header.set_data_shape((*grid.shape, count) if count > 1 else grid.shape)
     header.set_xyzt_units("mm")
     header.set_qform(grid.affine, SCANNER)
     header.set_sform(grid.affine, SCANNER)

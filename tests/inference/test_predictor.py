@@ -169,3 +169,22 @@ def test_an_axis_that_is_none_is_refused() -> None:
     with pytest.raises(InputFault, match="mirror_axes") as fault:
         WalkSettings(mirror_axes=(3,))
     assert fault.value.code == "E_MIRROR"
+
+
+@pytest.mark.parametrize("target", [Target(TABLE), REGIONS])
+def test_probabilities_come_one_at_a_time_and_are_those_of_all_at_once(target: Target) -> None:
+    image = scene((30, 22, 26))
+    volume = Volume(image[None], Grid(image.shape, OBLIQUE), ("CT",))
+    model = Above((0.5, 1.5)) if target.is_regions else Threshold((0, 1, 2))
+    made = predictor(model, target)
+    prepared = made.prepare(volume)
+    labels, probabilities = made.label_with_probabilities(prepared)
+    np.testing.assert_array_equal(labels.array, made.label(prepared).array)
+    logits = made.logits(torch.from_numpy(prepared.image)).numpy()
+    whole = torch.tensor(np.stack([prepared.record.restore_channel(one) for one in logits]))
+    wanted = whole.sigmoid() if target.is_regions else whole.softmax(dim=0)[1:]
+    found = list(probabilities)
+    assert len(found) == len(probabilities) == len(wanted)
+    for one, other in zip(found, wanted.numpy(), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, prepared.record.place(other), atol=2e-6)
