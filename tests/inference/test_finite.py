@@ -71,7 +71,7 @@ def test_in_the_input(tmp_path: Path, bad: float) -> None:
 
 @pytest.mark.parametrize("bad", BAD)
 def test_after_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
-    def scaled(_step: Normalisation, channel: np.ndarray) -> np.ndarray:
+    def scaled(_step: Normalisation, channel: np.ndarray, _inside: object) -> np.ndarray:
         channel = channel.copy()
         channel[1, 2, 3] = bad
         return channel
