@@ -2,8 +2,8 @@
 
 It holds all that prediction needs: resolved recipe, task, preprocessing, label table, the sha256 of
 each file, and a self-test. An ensemble has the weights of its other folds beside the first ones, a
-cascade its first stage as a bundle within. Nothing in it is code; a network of the user's own is imported only
-where the caller says so.
+cascade its first stage as a bundle within. Nothing in it is code; a network of the user's own is
+imported only where the caller says so.
 """
 
 import copy
@@ -52,8 +52,8 @@ class Bundle:
     """A loaded bundle: networks with their weights, and what they were trained for and how.
 
     Several `models` are folds of one recipe, averaged in prediction; the labels of `previous`, a
-    cascade's first stage, are channels of theirs. `recipe` is the resolved recipe as plain values, `training` the facts of the run, `sha256`
-    that of the weights.
+    cascade's first stage, are channels of theirs. `recipe` is the resolved recipe as plain values,
+    `training` the facts of the run, `sha256` that of the weights.
     """
 
     folder: Path

@@ -30,6 +30,11 @@ class CaseReading:
 class Case(Protocol):
     """What can be read into a volume with the channels of a bundle."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it may be read from."""
+        ...
+
     def read(self, channels: Sequence[str]) -> CaseReading:
         """The image, channels in the order given.
 
@@ -65,6 +70,11 @@ class DicomCase:
     rules: ChannelRules
     asked: tuple[str, ...] = ()
     repair: bool = True
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `Case.files`: those of the whole study."""
+        return tuple(sorted(file for series in self.study for file in series.files))
 
     def read(self, channels: Sequence[str]) -> CaseReading:
         """See `Case.read`."""
@@ -105,3 +115,16 @@ class DicomCase:
             )
         notes.append(f"{sentence}; resampled onto that, {shared:.0%} of which it covers.")
         return image_onto(volume.array[0], volume.grid, first.grid)
+
+
+@dataclass(frozen=True, eq=False)
+class UnusableCase:
+    """A case of a batch that nothing can be read of: it fails in its turn, the others are done."""
+
+    fault: InputFault
+    files: tuple[Path, ...] = ()
+
+    def read(self, channels: Sequence[str]) -> CaseReading:
+        """See `Case.read`; it always raises."""
+        del channels
+        raise self.fault

@@ -18,7 +18,6 @@ from medseg.recipe.models import ModelSection
 from medseg.recipe.parts import PredictSection
 from medseg.volume import Task
 
-
 IMPORTED = "nnunet_plan"
 
 

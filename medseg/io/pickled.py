@@ -52,9 +52,7 @@ unpickle(*sys.argv[1:6])
 """
 
 
-def load_pickled(
-    path: Path, *, in_run: bool = False, keys: Sequence[str] = ()
-) -> dict[str, Any]:
+def load_pickled(path: Path, *, in_run: bool = False, keys: Sequence[str] = ()) -> dict[str, Any]:
     """The dictionary of tensors and plain values in a torch file, on the CPU.
 
     Beside it `<name>.sha256` is checked where it exists. No code in the file is run. `in_run` says

@@ -75,7 +75,9 @@ def filled_nonzero(
     inside = np.zeros(channels[0].shape, dtype=bool)
     for channel in channels:
         inside |= channel != 0
-    return ndimage.binary_fill_holes(inside)
+    filled = ndimage.binary_fill_holes(inside)
+    assert filled is not None
+    return filled
 
 
 def cropped_grid(grid: Grid, axes: Axes, flips: Flips, box: Box) -> Grid:

@@ -105,11 +105,11 @@ class Normalisation:
     def _scaled(self, channel: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
         if self.kind == "zscore":
             return _standard(channel, channel)
-        if self.kind == "zscore_nonzero":
-            inside = channel != 0
-            return np.where(inside, _standard(channel, channel[inside]), np.float32(0))
-        if self.kind == "zscore_inside":
+        if self.kind in ("zscore_nonzero", "zscore_inside"):
+            if self.kind == "zscore_nonzero":
+                inside = channel != 0
             assert inside is not None
+            # What is outside is 0 already.
             return np.where(inside, _standard(channel, channel[inside]), channel)
         if self.kind == "none":
             return channel

@@ -1,7 +1,8 @@
 """The steps from a source volume to the network's grid, recorded so that they can be undone.
 
 orient (exact flips and swaps: to RAS, or as the file stores it) -> crop to the nonzero box ->
-normalise -> resample. Normalising stands before resampling, as in nnU-Net, so that statistics are those of real voxels.
+normalise -> resample. Normalising stands before resampling, as in nnU-Net, so that statistics are
+those of real voxels.
 """
 
 import hashlib

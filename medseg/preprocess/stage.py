@@ -41,6 +41,8 @@ def _at_least_half(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if mask.shape == shape:
         return mask
     factors = [1 / (old / new) for old, new in zip(mask.shape, shape, strict=True)]
-    share = ndimage.zoom(mask.astype(float), factors, order=1, mode="nearest", grid_mode=True)
-    assert share.shape == shape, (share.shape, shape)
+    share = np.empty(shape)
+    ndimage.zoom(
+        mask.astype(float), factors, output=share, order=1, mode="nearest", grid_mode=True
+    )
     return share >= 0.5

@@ -12,8 +12,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-warnings.filterwarnings("ignore", module=r"nnunetv2|batchgenerators|acvl_utils|skimage")
 STEPS = 60
 
 
@@ -56,7 +57,7 @@ def phantom(
     place = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * mm
     labels = np.zeros(shape, dtype=np.uint8)
     size = np.array(shape) * mm
-    for value, radius in ((3, 9.0), (1, 6.0), (2, 5.0), (3, 7.0), (1, 4.0), (2, 6.0)):
+    for value, radius in ((3, 8.0), (1, 7.0), (2, 6.0), (1, 5.0), (2, 6.0), (3, 5.0)):
         center = size * random.uniform(0.25, 0.75, 3)
         away = np.linalg.norm(place - center, axis=-1)
         labels[away < radius] = value
@@ -79,7 +80,7 @@ def affine_of(codes: str, mm: Sequence[float]) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = 0
     for axis, code in enumerate(codes):
-        world = "LR PA IS".split().index(next(p for p in ("LR", "PA", "IS") if code in p))
+        world = next(n for n, pair in enumerate(("LR", "PA", "IS")) if code in pair)
         affine[world, axis] = mm[axis] * (1 if code in "RAS" else -1)
     affine[:3, 3] = (12.0, -30.5, 7.25)
     return affine
@@ -220,8 +221,6 @@ def train(results: Path, peers: Sequence[Peer]) -> Path:
 def _train_one(
     peer: Peer, plans: dict, dataset: dict, fold: int | str, path: Path, *, seed: int
 ) -> None:
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
     torch.manual_seed(seed)
     kind = recursive_find_trainer_class_by_name(peer.trainer)
     trainer = kind(
@@ -236,7 +235,7 @@ def _train_one(
     trainer.preprocessed_dataset_folder = str(path.parent)
     trainer.initialize()
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    trainer.optimizer.param_groups[0]["lr"] = 0.02
+    trainer.optimizer.param_groups[0]["lr"] = 0.03
     cases = [_preprocessed(trainer, peer, seed=100 * seed + case) for case in range(2)]
     random = np.random.default_rng(seed)
     trainer.network.train()
@@ -282,7 +281,13 @@ def _patch(
     needed = [max(side - have, 0) for side, have in zip(box, data.shape[1:], strict=True)]
     margins = [(0, 0), *((0, more) for more in needed)]
     data, seg = np.pad(data, margins), np.pad(seg, margins)
-    at = [random.integers(0, h - s + 1) for s, h in zip(box, data.shape[1:], strict=True)]
+    # About a voxel of a label that is drawn, so that each is seen often.
+    value = random.choice(np.unique(seg))
+    center = random.permutation(np.argwhere(seg[0] == value))[0]
+    at = [
+        int(np.clip(c - s // 2, 0, h - s))
+        for c, s, h in zip(center, box, data.shape[1:], strict=True)
+    ]
     where = (slice(None), *(slice(a, a + s) for a, s in zip(at, box, strict=True)))
     values, wanted = data[where], _regions(trainer, seg[where])
     if flat:
@@ -302,18 +307,8 @@ def _coarser(target: torch.Tensor, scale: Sequence[float]) -> torch.Tensor:
     return target[steps]
 
 
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """nnU-Net's labels (i, j, k) and the logits behind them, resampled to the crop."""
-
-    labels: np.ndarray
-    margin: np.ndarray
-
-
 def predictor_of(folder: Path, folds: Sequence[int | str]) -> Any:
     """nnU-Net's predictor of a model, on the CPU, with everything as nnUNetv2_predict has it."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
     with quiet():
         made = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
         made.initialize_from_trained_model_folder(str(folder), tuple(folds))
@@ -324,15 +319,35 @@ def predicted(
     predictor: Any, paths: Sequence[Path], *, previous: np.ndarray | None = None
 ) -> np.ndarray:
     """nnU-Net's labels (i, j, k) of one case; `previous` are those of a first stage."""
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO  # noqa: F401
+    labels, properties, reader = _run(predictor, paths, previous, probabilities=False)
+    out = paths[0].with_name("peer.nii.gz")
+    with quiet():
+        reader.write_seg(labels, str(out), properties)
+    return np.asanyarray(nibabel.load(out).dataobj)
 
+
+def margins(
+    predictor: Any, paths: Sequence[Path], *, previous: np.ndarray | None = None
+) -> np.ndarray:
+    """How far (i, j, k) nnU-Net's probabilities are from another label, where it reads as stored.
+
+    The likeliest label's less the next one's; of regions the distance to one half.
+    """
+    (_, shares), _, _ = _run(predictor, paths, previous, probabilities=True)
+    if predictor.label_manager.has_regions:
+        return np.abs(shares - 0.5).min(axis=0).transpose(2, 1, 0)
+    best = np.sort(shares, axis=0)
+    return (best[-1] - best[-2]).transpose(2, 1, 0)
+
+
+def _run(
+    predictor: Any, paths: Sequence[Path], previous: np.ndarray | None, *, probabilities: bool
+) -> tuple[Any, dict, Any]:
     reader = predictor.plans_manager.image_reader_writer_class()
     with quiet():
         image, properties = reader.read_images([str(path) for path in paths])
-        stage = None
-        if previous is not None:
-            stage = previous.transpose(2, 1, 0)[None].astype(np.float32)
-        labels = predictor.predict_single_npy_array(image, properties, stage)
-        out = paths[0].with_name("peer.nii.gz")
-        reader.write_seg(labels, str(out), properties)
-    return np.asanyarray(nibabel.load(out).dataobj)
+        stage = None if previous is None else previous.transpose(2, 1, 0)[None].astype(np.float32)
+        made = predictor.predict_single_npy_array(
+            image, properties, stage, save_or_return_probabilities=probabilities
+        )
+    return made, properties, reader
