@@ -1,13 +1,17 @@
 """Pruned export gives what interpolating every class everywhere gives, to the last voxel."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from medseg_kernels import native
 from medseg_kernels.pruned_export import (
     Places,
+    blocks,
+    compiled,
     linear_places,
     nearest_places,
     pruned,
@@ -16,6 +20,7 @@ from medseg_kernels.pruned_export import (
 )
 
 Triple = tuple[int, int, int]
+BACKENDS = ["compiled", "pruned"]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -51,10 +56,11 @@ def places(source: Triple, target: Triple) -> tuple[Places, Places, Places]:
 def test_argmax_is_the_references(make, classes: int, source: Triple, target: Triple) -> None:
     logits, where = make(classes, source), places(source, target)
     wanted = pruned_argmax(logits, where, backend="reference")
-    found = pruned_argmax(logits, where)
-    assert found.shape == target
-    assert found.dtype == wanted.dtype == (torch.uint8 if classes <= 256 else torch.int16)
-    assert torch.equal(found, wanted)
+    for backend in BACKENDS:
+        found = pruned_argmax(logits, where, backend=backend)
+        assert found.shape == target
+        assert found.dtype == wanted.dtype == (torch.uint8 if classes <= 256 else torch.int16)
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -62,7 +68,8 @@ def test_coarse_logits_tie_as_in_the_reference(kind: torch.dtype) -> None:
     logits = blobs(6, (10, 9, 8)).mul(2).round().to(kind)
     where = places((10, 9, 8), (21, 18, 17))
     wanted = pruned_argmax(logits, where, backend="reference")
-    assert torch.equal(pruned_argmax(logits, where), wanted)
+    for backend in BACKENDS:
+        assert torch.equal(pruned_argmax(logits, where, backend=backend), wanted)
 
 
 def test_of_equal_logits_the_first_class_is_taken() -> None:
@@ -73,8 +80,9 @@ def test_of_equal_logits_the_first_class_is_taken() -> None:
 def test_a_third_class_that_wins_at_no_corner_is_found() -> None:
     # First here, last there: between them wins the one that is second at both.
     logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [8.0, 8.0]]).reshape(3, 2, 1, 1)
-    found = pruned_argmax(logits, places((2, 1, 1), (8, 1, 1)))
-    assert found.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1]
+    for backend in BACKENDS:
+        found = pruned_argmax(logits, places((2, 1, 1), (8, 1, 1)), backend=backend)
+        assert found.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("make", [noise, blobs])
@@ -129,9 +137,17 @@ def test_any_strides_and_types_are_read(kind: torch.dtype) -> None:
 def test_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, where = blobs(20, (20, 18, 16)), places((20, 18, 16), (33, 30, 31))
     wanted = pruned_argmax(logits, where, backend="reference")
-    for name, size in (("RUN", 100), ("BLOCK", 3000), ("CHUNK", 77), ("COPY", 9000), ("FEW", 2)):
-        monkeypatch.setattr(pruned, name, size)
-        assert torch.equal(pruned_argmax(logits, where), wanted)
+    sizes = (
+        (pruned, "RUN", 100),
+        (blocks, "BLOCK", 3000),
+        (pruned, "CHUNK", 77),
+        (blocks, "COPY", 9000),
+        (pruned, "FEW", 2),
+    )
+    for module, name, size in sizes:
+        monkeypatch.setattr(module, name, size)
+        for backend in BACKENDS:
+            assert torch.equal(pruned_argmax(logits, where, backend=backend), wanted)
         assert torch.equal(
             pruned_argmax(logits.half(), where),
             pruned_argmax(logits.half(), where, backend="reference"),
@@ -149,3 +165,39 @@ def test_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_does_not_fit_is_refused(logits: Tensor, where: tuple, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         pruned_argmax(logits, where)
+
+
+def test_without_a_compiler_torch_serves_and_the_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    logits, where = blobs(9, (9, 8, 7)), places((9, 8, 7), (17, 15, 13))
+    wanted = pruned_argmax(logits, where)
+    monkeypatch.setattr(native, "CACHE", tmp_path)
+    monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
+    native.library.cache_clear()
+    with pytest.raises(ValueError, match="no-such-compiler is installed"):
+        pruned_argmax(logits, where, backend="compiled")
+    assert torch.equal(pruned_argmax(logits, where), wanted)
+    native.library.cache_clear()
+
+
+def test_a_library_that_others_may_write_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(native, "CACHE", tmp_path)
+    native.library.cache_clear()
+    with pytest.raises(native.NotCompiledError, match="written by others"):
+        native.library(compiled.SOURCE)
+    native.library.cache_clear()
+
+
+def test_a_source_that_does_not_compile_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "CACHE", tmp_path / "cache")
+    source = tmp_path / "broken.c"
+    source.write_text("int broken(")
+    with pytest.raises(native.NotCompiledError, match="failed"):
+        native.library(source)
+    assert list((tmp_path / "cache").iterdir()) == []

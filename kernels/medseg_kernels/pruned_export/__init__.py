@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medseg_kernels.pruned_export import pruned, reference
+from medseg_kernels.pruned_export import compiled, pruned, reference
 from medseg_kernels.pruned_export.places import Places, linear_places, nearest_places
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "pruned_regions",
 ]
 
-Backend = Literal["pruned", "reference"]
+Backend = Literal["compiled", "pruned", "reference"]
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,22 @@ def pruned_argmax(
     """The class of the largest logit at each target voxel, linearly interpolated.
 
     Of equal ones it is the first. Logits are float32, bfloat16 or float16, of any strides, and
-    finite; they are interpolated in float32. The result does not depend on how the volume is cut.
+    finite; they are interpolated in float32. The result does not depend on how the volume is cut,
+    nor on the `backend`: by default the first of compiled (C, one thread, where there is a
+    compiler) and pruned (torch, any device) that does not refuse.
 
     Raises:
-        ValueError: `logits` or `places` have another form.
+        ValueError: `logits` or `places` have another form, or a forced backend refuses.
     """
     _check(logits, places)
     if backend == "reference":
         return reference.argmax(logits, places)
+    refusal = compiled.refuses(logits) if backend != "pruned" else "another one was asked for"
+    if backend == "compiled" and refusal is not None:
+        raise ValueError(f"pruned_argmax: backend 'compiled' refuses: {refusal}")
+    if refusal is None:
+        return compiled.argmax(logits, places)
+    log.debug("pruned_argmax: in torch, since compiled refuses: %s", refusal)
     return pruned.argmax(logits, places)
 
 
@@ -49,7 +57,7 @@ def pruned_regions(
     places: tuple[Places, Places, Places],
     values: Sequence[int],
     *,
-    backend: Backend | None = None,
+    backend: Literal["pruned", "reference"] | None = None,
 ) -> Tensor:  # (a, b, c) uint8; int16 where a value is above 255
     """The value of the last region whose logit, linearly interpolated, is above 0; else 0.
 

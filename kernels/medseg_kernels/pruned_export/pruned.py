@@ -10,42 +10,24 @@ Interpolation mixes the eight corners of a cell with weights that are never nega
 Regions: where the corners have one sign, so has the target.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medseg_kernels.pruned_export import reference
+from medseg_kernels.pruned_export.blocks import Block, blocks
 from medseg_kernels.pruned_export.places import Places
 
 # Source voxels whose classes are compared at a time: they stay in a core's cache.
 RUN = 1 << 13
 # So many classes are compared without asking first which can be left out.
 FEW = 8
-# Voxels of source and target whose maps are held at a time.
-BLOCK = 1 << 21
-# Logits that are copied at a time where they are not float32 in one piece.
-COPY = 1 << 24
 # Target voxels that are computed at a time.
 CHUNK = 1 << 16
 # Where more than this share of the voxels would compare every class, it is done without gathering.
 DENSE = 0.25
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A part of the volume: source planes, and the target rows that lie between them.
-
-    Voxel n of class c of the block stands at `origin` + c * `stride` + n of `flat`.
-    """
-
-    rows: slice
-    logits: Tensor  # (c, i, j, k) float32
-    places: tuple[Places, Places, Places]
-    flat: Tensor
-    origin: int
-    stride: int
 
 
 def argmax(
@@ -54,7 +36,7 @@ def argmax(
 ) -> Tensor:  # (a, b, c)
     """The first class of the largest interpolated logit."""
     labels = _empty(logits, places, len(logits))
-    for block in _blocks(logits, places):
+    for block in blocks(logits, places):
         winner, second = _two_largest(block.logits)
         low, mixed = _by_cells(winner, block.places)
         labels[block.rows] = low
@@ -69,7 +51,7 @@ def regions(
 ) -> Tensor:  # (a, b, c)
     """The value of the last region whose interpolated logit is above 0; 0 where none is."""
     labels = _empty(logits, places, max(values) + 1).zero_()
-    for block in _blocks(logits, places):
+    for block in blocks(logits, places):
         part = labels[block.rows]
         for index, (channel, value) in enumerate(zip(block.logits, values, strict=True)):
             inside, mixed = _by_cells((channel > 0).byte(), block.places)
@@ -85,47 +67,6 @@ def regions(
 def _empty(logits: Tensor, places: Sequence[Places], count: int) -> Tensor:
     shape = tuple(len(place.left) for place in places)
     return torch.empty(shape, dtype=reference.index_type(count), device=logits.device)
-
-
-def _blocks(logits: Tensor, places: tuple[Places, Places, Places]) -> Iterator[_Block]:
-    """The target's rows along i, some at a time, with the source planes that they lie between."""
-    device = logits.device
-    across = [place.to(device) for place in places[1:]]
-    plane = logits[0, 0].numel()
-    as_is = logits.is_contiguous() and logits.dtype is torch.float32
-    most = BLOCK if as_is else min(BLOCK, COPY // len(logits))
-    for low, high, first, last in _parts(logits.shape, places, most):
-        part = logits[:, first:last]
-        copied = part if as_is else part.float().contiguous()
-        yield _Block(
-            rows=slice(low, high),
-            logits=copied,
-            places=(places[0].part(low, high).after(first).to(device), across[0], across[1]),
-            flat=(logits if as_is else copied).view(-1),
-            origin=first * plane if as_is else 0,
-            stride=(logits if as_is else copied)[0].numel(),
-        )
-
-
-def _parts(
-    shape: torch.Size, places: Sequence[Places], most: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """First and last target row, and first and last source plane, of about `most` voxels."""
-    row = len(places[1].left) * len(places[2].left)
-    plane = shape[2] * shape[3]
-    left = places[0].left.tolist()
-    needed = (places[0].left + (places[0].beyond > 0) + 1).tolist()
-    low = 0
-    while low < len(left):
-        high = low + 1
-        while (
-            high < len(left)
-            and (high + 1 - low) * row <= BLOCK
-            and (needed[high] - left[low]) * plane <= most
-        ):
-            high += 1
-        yield low, high, left[low], needed[high - 1]
-        low = high
 
 
 def _two_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +144,7 @@ class _Corners:
     beyond: tuple[Tensor, ...]
 
     @classmethod
-    def around(cls, flat: Tensor, block: _Block) -> "_Corners":
+    def around(cls, flat: Tensor, block: Block) -> "_Corners":
         """The corners of the target voxels numbered `flat`."""
         sides, source = [len(place.left) for place in block.places], block.logits.shape[1:]
         row = torch.div(flat, sides[2], rounding_mode="floor")
@@ -236,7 +177,7 @@ class _Corners:
         return mixed[0]
 
 
-def _decide(block: _Block, winner: Tensor, second: Tensor, mixed: Tensor, labels: Tensor) -> None:
+def _decide(block: Block, winner: Tensor, second: Tensor, mixed: Tensor, labels: Tensor) -> None:
     """Set the voxels of `labels` whose cell has several winners."""
     open_ = torch.nonzero(mixed.view(-1))[:, 0]
     if len(open_) == 0:
@@ -256,7 +197,7 @@ def _decide(block: _Block, winner: Tensor, second: Tensor, mixed: Tensor, labels
 
 
 def _best_of_corners(
-    corners: _Corners, block: _Block, winners: Tensor
+    corners: _Corners, block: Block, winners: Tensor
 ) -> tuple[Tensor, Tensor]:  # (n,), (n,)
     """Of the classes that win at a corner the first of the largest, and its value."""
     found = winners.take(corners.offsets)
@@ -277,7 +218,7 @@ def _best_of_corners(
 
 
 def _larger(
-    corners: _Corners, block: _Block, low: Tensor, high: Tensor
+    corners: _Corners, block: Block, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:  # (n,), (n,)
     of_low = corners.mix(block.flat, low * block.stride + block.origin)
     of_high = corners.mix(block.flat, high * block.stride + block.origin)
@@ -285,7 +226,7 @@ def _larger(
     return torch.where(wins, high, low), torch.where(wins, of_high, of_low)
 
 
-def _best_of_all(corners: _Corners, block: _Block) -> Tensor:  # (n,)
+def _best_of_all(corners: _Corners, block: Block) -> Tensor:  # (n,)
     value = corners.mix(block.flat, block.origin)
     best = torch.zeros(len(value), dtype=torch.int64, device=value.device)
     for index in range(1, len(block.logits)):

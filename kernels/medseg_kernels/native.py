@@ -1,0 +1,82 @@
+"""C sources of this package, compiled once for this machine where it has a compiler.
+
+They are plain C without any header of Python or torch, so a compiler is all that is needed; the
+result is kept in the user's cache under a name that changes with source, compiler and processor.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
+CACHE = Path("~/.cache/medseg_kernels")
+SECONDS = 120
+
+
+class NotCompiledError(RuntimeError):
+    """There is no compiled form; the message says why."""
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL:
+    """The compiled form of a C source.
+
+    Raises:
+        NotCompiledError: no compiler, or it fails, or the cache cannot be written or is others'.
+    """
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise NotCompiledError(f"none of the compilers {', '.join(COMPILERS)} is installed")
+    folder = _own_folder()
+    compiled = folder / f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    try:
+        if not compiled.exists():
+            _compile(compiler, source, compiled)
+        return ctypes.CDLL(str(compiled))
+    except OSError as error:
+        raise NotCompiledError(f"{compiled} cannot be made or loaded ({error})") from error
+
+
+def _own_folder() -> Path:
+    """A folder that nobody else can put a library into."""
+    try:
+        folder = CACHE.expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        told = folder.stat()
+    except (OSError, RuntimeError) as error:
+        raise NotCompiledError(f"{CACHE} cannot be used ({error})") from error
+    if told.st_uid != os.getuid() or told.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NotCompiledError(f"{folder} can be written by others; remove it")
+    return folder
+
+
+def _fingerprint(source: Path, compiler: str) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    cpuinfo = Path("/proc/cpuinfo")
+    processor = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.is_file() else ""
+    # Clock and load change from one moment to the next; the model and its flags do not.
+    fixed = [line for line in processor.splitlines() if line.startswith(("flags", "model"))]
+    parts = (source.read_bytes(), version, " ".join(FLAGS).encode(), "\n".join(fixed).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _compile(compiler: str, source: Path, target: Path) -> None:
+    """Write the library whole or not at all; two processes may do it at once."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        command = [compiler, *FLAGS, str(source), "-o", str(made)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise NotCompiledError(f"{compiler} took more than {SECONDS} s") from error
+        if done.returncode:
+            told = done.stderr.decode(errors="replace").strip().splitlines()
+            raise NotCompiledError(f"{compiler} failed ({told[0] if told else done.returncode})")
+        made.replace(target)
