@@ -1,0 +1,1 @@
+"""Batch prediction: cases through a bundle in overlapped stages, with receipts and claims."""
