@@ -157,9 +157,10 @@ class BlendFeatures:
         only: int | None = None,
     ) -> None:
         """The heads' logits of the averaged features."""
-        features = mean.new_ones((self.channels + 1, mean[0].numel()), dtype=torch.float32)
+        features = mean.new_empty((self.channels + 1, mean[0].numel()), dtype=torch.float32)
         features[:-1].view(mean.shape).copy_(mean)
         # A channel of ones takes the bias along.
+        features[-1] = 1
         matrix = torch.cat([self.weight, self.bias[:, None]], dim=1).to(mean.device)
         matrix = matrix if only is None else matrix[only : only + 1]
         torch.mm(matrix, features, out=out.view(len(matrix), -1))
