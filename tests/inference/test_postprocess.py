@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medseg.fault import InputFault
+from medseg.inference.postprocess import (
+    FillHoles,
+    KeepLargest,
+    RemoveSmall,
+    Rule,
+    postprocessed,
+    rules_from_json,
+    rules_to_json,
+)
+from medseg.volume import Grid, LabelTable, LabelVolume
+
+TABLE = LabelTable.from_names({1: "liver", 4: "lesion", 9: "spleen"})
+SPACING_MM = (1.0, 2.0, 2.5)
+VOXEL_MM3 = 5.0
+
+
+def volume(array: np.ndarray) -> LabelVolume:
+    return LabelVolume(array.astype(np.uint8), Grid.from_spacing(array.shape, SPACING_MM), TABLE)
+
+
+def scattered() -> np.ndarray:
+    """Many components of each label."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((30, 28, 26)), 1.5)
+    return np.array([0, 1, 4, 9])[np.digitize(noise, np.quantile(noise, [0.5, 0.8, 0.95]))]
+
+
+def after(array: np.ndarray, *rules: Rule) -> np.ndarray:
+    return postprocessed(volume(array), rules)[0].array
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_the_largest_component_of_each_label_is_scipys(connectivity: int) -> None:
+    array = scattered()
+    found = after(array, KeepLargest(connectivity=connectivity))
+    reach = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    for value in TABLE.values:
+        parts, count = ndimage.label(array == value, reach)
+        assert count > 1
+        sizes = np.bincount(parts.ravel())[1:]
+        np.testing.assert_array_equal(found == value, parts == 1 + sizes.argmax())
+
+
+def test_labels_may_be_taken_together() -> None:
+    array = np.zeros((12, 6, 6), dtype=int)
+    array[1:4, 1:4, 1:4] = 1
+    array[4:6, 1:4, 1:4] = 4
+    array[8:11, 1:5, 1:5] = 9
+    both = after(array, KeepLargest(labels=("liver", "lesion", "spleen"), together=True))
+    assert set(np.unique(both)) == {0, 9}
+    assert set(np.unique(after(array, KeepLargest(labels=("liver", "lesion"), together=True)))) == {
+        0,
+        1,
+        4,
+        9,
+    }
+
+
+def test_components_below_a_volume_go_and_it_is_told() -> None:
+    array = np.zeros((20, 8, 8), dtype=int)
+    array[1:4, 1:4, 1:4] = 1  # 27 voxels, 135 mm3
+    array[10:12, 1:3, 1:3] = 1  # 8 voxels, 40 mm3
+    array[15, 5, 5] = 4
+    made, notes = postprocessed(volume(array), [RemoveSmall(labels=("liver",), below_mm3=135)])
+    assert (made.array == 1).sum() == 27
+    assert (made.array == 4).sum() == 1
+    assert notes == ("liver: 1 of 2 components removed, 0.04 ml.",)
+    assert (after(array, RemoveSmall(below_mm3=135.1)) == 0).all()
+
+
+def test_holes_are_filled_but_no_other_label_is_overwritten() -> None:
+    array = np.zeros((12, 12, 12), dtype=int)
+    array[1:11, 1:11, 1:11] = 1
+    array[3:5, 3:5, 3:5] = 0  # a hole of 8 voxels, 40 mm3
+    array[7, 7, 7] = 0  # and one of a voxel
+    array[3, 7, 7] = 4  # a lesion within
+    array[9:, 5, 5] = 0  # a channel to the outside is none
+    made, notes = postprocessed(volume(array), [FillHoles(labels=("liver",))])
+    assert notes == ("liver: 2 holes filled, 0.05 ml.",)
+    assert (made.array[3:5, 3:5, 3:5] == 1).all()
+    assert made.array[7, 7, 7] == 1
+    assert made.array[3, 7, 7] == 4
+    assert (made.array[9:, 5, 5] == 0).all()
+    small = after(array, FillHoles(labels=("liver",), below_mm3=39))
+    assert small[7, 7, 7] == 1
+    assert (small[3:5, 3:5, 3:5] == 0).all()
+
+
+def test_rules_follow_each_other() -> None:
+    array = np.zeros((20, 8, 8), dtype=int)
+    array[1:6, 1:6, 1:6] = 1
+    array[3, 3, 3] = 0
+    array[10:16, 1:6, 1:5] = 1
+    # 124 voxels against 120: the first is the largest with its hole or without.
+    found = after(array, FillHoles(), KeepLargest())
+    assert found[3, 3, 3] == 1
+    assert (found[10:] == 0).all()
+
+
+def test_what_no_rule_changes_is_the_same_array_and_silent() -> None:
+    array = np.zeros((6, 6, 6), dtype=int)
+    array[1:4, 1:4, 1:4] = 1
+    given = volume(array)
+    made, notes = postprocessed(given, [KeepLargest(), RemoveSmall(below_mm3=1), FillHoles()])
+    assert made.array is given.array
+    assert notes == ()
+
+
+def test_the_map_that_was_given_is_not_written_to() -> None:
+    given = volume(scattered())
+    before = given.array.copy()
+    made, _ = postprocessed(given, [KeepLargest()])
+    np.testing.assert_array_equal(given.array, before)
+    assert (made.array != before).any()
+
+
+RULES = (
+    KeepLargest(labels=("liver",), together=True, connectivity=6),
+    RemoveSmall(below_mm3=20.5),
+    FillHoles(labels=("spleen", "liver")),
+)
+
+
+def test_rules_survive_json() -> None:
+    assert rules_from_json(rules_to_json(RULES)) == RULES
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({}, "no list"),
+        ([{"rule": "keep_larges"}], "keep_largest"),
+        ([{"rule": "keep_largest", "label": "liver"}], "has no label"),
+        ([{"rule": "keep_largest", "connectivity": 8}], "6, 18 and 26"),
+        ([3], "is no rule"),
+    ],
+)
+def test_what_is_no_rule_is_told(data: object, told: str) -> None:
+    with pytest.raises(InputFault, match=told) as fault:
+        rules_from_json(data)
+    assert fault.value.code == "E_POSTPROCESS"
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (KeepLargest(labels=("livr",)), "did you mean liver"),
+        (RemoveSmall(below_mm3=0), "above 0"),
+        (FillHoles(below_mm3=-1), "above 0"),
+    ],
+)
+def test_a_rule_that_does_not_fit_the_table_is_told(rule: Rule, told: str) -> None:
+    with pytest.raises(InputFault, match=told):
+        after(np.zeros((3, 3, 3)), rule)
