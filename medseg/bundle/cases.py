@@ -3,13 +3,14 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medseg.bundle.inputs import Case, DicomCase, NiftiCase
+from medseg.bundle.bids_cases import bids_cases, is_bids, with_entities
+from medseg.bundle.inputs import Case, DicomCase, NiftiCase, UnusableCase
 from medseg.fault import InputFault, all_at_once
 from medseg.io.dicom.channels import ChannelRules
 from medseg.io.dicom.series import Series, find_series
@@ -36,35 +37,134 @@ def found_cases(
     *,
     rules: ChannelRules | None = None,
     reading: Reading | None = None,
+    listed: Mapping[str, Case] | None = None,
+    output: Path | None = None,
 ) -> Iterator[dict[str, Case]]:
     """Case names and how each is read; what was unpacked for them lasts as long as the block.
 
+    `listed` cases stand before those of `inputs`. What lies in `output` is no input. Where some
+    cases can be used, those that cannot (a lost channel, nothing in a folder) become `UnusableCase`
+    and fail in their turn.
+
     Raises:
-        InputFault: an input is not there, holds neither NIfTI nor DICOM, or a NIfTI case lacks a
-            channel or has one twice (E_CASES), all at once; a single one with its own code.
+        InputFault: an input is not there, two cases have one name, or none can be used (E_CASES),
+            all at once; a single one with its own code.
     """
-    reading = reading or Reading()
-    found: dict[str, Case] = {}
-    faults: list[str] = []
-    codes: list[str] = []
+    looking = _Looking(channels, rules or {}, reading or Reading(), output)
     with ExitStack() as unpacked:
+        for name, case in (listed or {}).items():
+            looking.add(name, case)
         for given in _together(inputs):
             try:
-                cases = (
-                    _nifti_cases(given, channels, reading, faults)
-                    if _is_nifti_input(given[0])
-                    else _dicom_cases(given, rules or {}, reading, unpacked)
-                )
+                looking.look_at(given, unpacked)
             except InputFault as fault:
-                faults.append(str(fault))
-                codes.append(fault.code)
-                continue
-            faults += [f"{name}: two inputs have this name." for name in cases if name in found]
-            found |= cases
-        if faults:
-            code = codes[0] if len(codes) == len(faults) == 1 else "E_CASES"
-            raise all_at_once(faults, summary="The inputs cannot be used:", code=code)
-        yield found
+                if fault.code == "E_NOTFILE":
+                    looking.faults.append(fault)
+                else:
+                    looking.add(_name_of(given), UnusableCase(fault))
+        yield looking.cases_or_faults()
+
+
+@dataclass
+class _Looking:
+    """What was found so far, and what is wrong with the inputs as a whole."""
+
+    channels: Sequence[str]
+    rules: ChannelRules
+    reading: Reading
+    output: Path | None
+    found: dict[str, Case] = field(default_factory=dict)
+    faults: list[InputFault] = field(default_factory=list)
+
+    def add(self, name: str, case: Case) -> None:
+        if name in self.found:
+            self.faults.append(
+                InputFault(
+                    f"{name}: two inputs have this name; name the cases in a list (--list).",
+                    code="E_CASES",
+                )
+            )
+        else:
+            self.found[name] = case
+
+    def cases_or_faults(self) -> dict[str, Case]:
+        faults = list(self.faults)
+        if all(isinstance(case, UnusableCase) for case in self.found.values()):
+            faults += [c.fault for c in self.found.values() if isinstance(c, UnusableCase)]
+        if not faults:
+            return self.found
+        code = faults[0].code if len(faults) == 1 else "E_CASES"
+        raise all_at_once([str(f) for f in faults], summary="The inputs cannot be used:", code=code)
+
+    def look_at(self, given: tuple[Path, ...], unpacked: ExitStack) -> None:
+        if not given[0].is_dir():
+            if is_nifti(given[0]) and given[0].exists():
+                self._add_groups(_groups_of_files(given, len(self.channels)))
+            else:
+                self._add_dicom(given, unpacked)
+            return
+        folder = given[0]
+        files = self._nifti_below(folder)
+        if is_bids(folder, files):
+            for name, found in bids_cases(folder, files, self.channels).items():
+                unusable = isinstance(found, InputFault)
+                self.add(
+                    name,
+                    UnusableCase(found) if unusable else NiftiCase(found, self.reading.form),
+                )
+            return
+        self._add_groups(_groups(folder, files, len(self.channels)))
+        if not any(file.parent == folder for file in files):
+            self._add_dicom(given, unpacked, nifti=files)
+
+    def _nifti_below(self, folder: Path) -> list[Path]:
+        return [
+            path
+            for path in sorted(folder.rglob("*"))
+            if is_nifti(path) and not self._is_hidden(path, folder)
+        ]
+
+    def _is_hidden(self, path: Path, folder: Path) -> bool:
+        """Whether it is an output of ours, or of the kind that systems leave (._case.nii.gz)."""
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            return True
+        return self.output is not None and path.resolve().is_relative_to(self.output.resolve())
+
+    def _add_groups(self, groups: Iterable[tuple[str, list[Path]]]) -> None:
+        for name, files in groups:
+            named = with_entities(name, files[0].parent)
+            try:
+                case = NiftiCase(_ordered(name, files, self.channels), self.reading.form)
+            except InputFault as fault:
+                self.add(named, UnusableCase(fault))
+            else:
+                self.add(named, case)
+
+    def _add_dicom(
+        self, given: tuple[Path, ...], unpacked: ExitStack, *, nifti: Sequence[Path] = ()
+    ) -> None:
+        """A case a study. Names are those of folders, never of what the headers say.
+
+        DICOM in the folders of `nifti` is what that was converted from.
+        """
+        if not given[0].exists():
+            raise InputFault(f"{given[0]}: there is no such file or folder.", code="E_NOTFILE")
+        converted = {file.parent for file in nifti}
+        files = [
+            file
+            for file in unpacked.enter_context(dicom_files(given))
+            if not converted & set(file.parents)
+            and not (given[0].is_dir() and file.is_relative_to(given[0]) and self._is_ours(file))
+        ]
+        if not files:
+            if nifti:
+                return
+            raise InputFault(f"{given[0]}: there is no NIfTI or DICOM file in it.", code="E_NODATA")
+        for name, study in _studies(given, files):
+            self.add(name, DicomCase(study, self.rules, self.reading.series, self.reading.repair))
+
+    def _is_ours(self, file: Path) -> bool:
+        return self.output is not None and file.resolve().is_relative_to(self.output.resolve())
 
 
 def _together(inputs: Sequence[Path]) -> list[tuple[Path, ...]]:
@@ -84,35 +184,9 @@ def _together(inputs: Sequence[Path]) -> list[tuple[Path, ...]]:
     return [*alone, *(tuple(files) for files in (nifti, slices) if files)]
 
 
-def _is_nifti_input(given: Path) -> bool:
-    if not given.is_dir():
-        return is_nifti(given) and given.exists()
-    return any(is_nifti(path) for path in (*given.glob("*"), *given.glob("*/*")))
-
-
-def _nifti_cases(
-    given: tuple[Path, ...], channels: Sequence[str], reading: Reading, faults: list[str]
-) -> dict[str, Case]:
-    cases: dict[str, Case] = {}
-    for name, files in _groups_of(given, len(channels)):
-        if name in cases:
-            faults.append(f"{name}: two inputs have this name.")
-        try:
-            cases[name] = NiftiCase(_ordered(name, files, channels), reading.form)
-        except InputFault as fault:
-            faults.append(str(fault))
-    return cases
-
-
-def _dicom_cases(
-    given: tuple[Path, ...], rules: ChannelRules, reading: Reading, unpacked: ExitStack
-) -> dict[str, Case]:
-    """A case a study. Names are those of folders, never of what the headers say."""
-    if not given[0].exists():
-        raise InputFault(f"{given[0]}: there is no such file or folder.", code="E_NOTFILE")
-    files = unpacked.enter_context(dicom_files(given))
-    if not files:
-        raise InputFault(f"{given[0]}: there is no NIfTI or DICOM file in it.", code="E_NODATA")
+def _studies(
+    given: tuple[Path, ...], files: Sequence[Path]
+) -> Iterator[tuple[str, tuple[Series, ...]]]:
     studies: dict[str, list[Series]] = {}
     for series in find_series(files):
         studies.setdefault(series.study_uid, []).append(series)
@@ -120,42 +194,44 @@ def _dicom_cases(
     place = given[0] if len(given) == 1 else Path(os.path.commonpath([f.parent for f in given]))
     names = [_study_name(place, group, alone=len(groups) == 1) for group in groups]
     counts, seen = Counter(names), Counter[str]()
-    cases: dict[str, Case] = {}
     for name, group in zip(names, groups, strict=True):
         seen[name] += 1
-        unique = f"{name}-{seen[name]}" if counts[name] > 1 else name
-        cases[unique] = DicomCase(tuple(group), rules, reading.series, reading.repair)
-    return cases
+        yield f"{name}-{seen[name]}" if counts[name] > 1 else name, tuple(group)
 
 
 def _study_name(given: Path, study: Sequence[Series], *, alone: bool) -> str:
     if alone or not given.is_dir():
-        name = given.resolve().name if given.is_dir() else given.stem
-    else:
-        common = Path(os.path.commonpath([series.folder for series in study]))
-        name = "_".join(common.relative_to(given).parts) or given.resolve().name
-    return UNSAFE.sub("_", name).strip(".") or "case"
+        return _name_of((given,))
+    common = Path(os.path.commonpath([series.folder for series in study]))
+    return _safe("_".join(common.relative_to(given).parts) or given.resolve().name, common)
 
 
-def _groups_of(given: tuple[Path, ...], channels: int) -> Iterator[tuple[str, list[Path]]]:
-    """The files of each case in a folder, or among files; those of a case lie in one folder."""
-    if given[0].is_dir():
-        yield from _groups(given[0], channels).items()
-        return
+def _name_of(given: tuple[Path, ...]) -> str:
+    first = given[0]
+    return _safe(first.resolve().name if first.is_dir() else stem(first), first.parent)
+
+
+def _safe(name: str, place: Path) -> str:
+    return with_entities(UNSAFE.sub("_", name).strip(".") or "case", place)
+
+
+def _groups_of_files(given: tuple[Path, ...], channels: int) -> Iterator[tuple[str, list[Path]]]:
+    """The files of each case among files; those of a case lie in one folder."""
     for folder in dict.fromkeys(file.parent for file in given):
         yield from _grouped([file for file in given if file.parent == folder], channels).items()
 
 
-def _groups(given: Path, channels: int) -> dict[str, list[Path]]:
-    """The files of each case in a folder."""
-    files = sorted(path for path in given.iterdir() if is_nifti(path))
-    folders = sorted(path for path in given.iterdir() if path.is_dir())
-    if files and not (channels > 1 and not _are_numbered(files)):
-        return _grouped(files, channels)
-    if files:
-        return {given.name: files}
-    groups = {path.name: sorted(p for p in path.iterdir() if is_nifti(p)) for path in folders}
-    return {name: paths for name, paths in groups.items() if paths}
+def _groups(given: Path, files: Sequence[Path], channels: int) -> Iterator[tuple[str, list[Path]]]:
+    """The files of each case in a folder; where it has none itself, each folder below is one."""
+    here = [file for file in files if file.parent == given]
+    if here and not (channels > 1 and not _are_numbered(here)):
+        yield from _grouped(here, channels).items()
+    elif here:
+        yield given.resolve().name, here
+    else:
+        for folder in dict.fromkeys(file.parent for file in files):
+            name = "_".join(folder.relative_to(given).parts)
+            yield name, [file for file in files if file.parent == folder]
 
 
 def _are_numbered(files: Sequence[Path]) -> bool:

@@ -1,37 +1,30 @@
 """`medseg predict BUNDLE INPUT... -o OUT`: label maps on the grids of the inputs."""
 
 import argparse
-import csv
-import io
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
+from medseg.cli.amounts import axes, duration_s, numbers, size_bytes
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 from medseg.io.formats import FORMATS, Origin, chosen_formats, refuse_without_dicom
+from medseg.progress import Listener, Progress, silent
 
 if TYPE_CHECKING:
+    from medseg.bundle.bundle import Bundle
     from medseg.bundle.inputs import Case
     from medseg.bundle.outputs import Outputs
+    from medseg.engine.job import Job, Outcome, Terms
+    from medseg.engine.report import Report
     from medseg.inference.predictor import Predictor
+    from medseg.inference.settings import WalkSettings
 
-REPORT = "report.csv"
 SHA256_SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one case; `code` and `message` tell why it failed, or what was mended."""
-
-    case: str
-    state: Literal["done", "present", "failed"]
-    code: str = ""
-    message: str = ""
-    seconds: float = 0.0
-    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+PRECISIONS = ("float32", "bf16", "fp16")
+Changes = Mapping[str, Any]
 
 
 def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -41,165 +34,332 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         parents=[shared],
         help="label NIfTI images and DICOM studies with a bundle",
         description="Label images with a trained bundle. An INPUT is a NIfTI file, a folder of "
-        "them, a folder with one folder a case, or DICOM: a folder of any depth, a DICOMDIR, a "
-        "zip, a file. The channels of a NIfTI case are one 4D file, files CASE_0000.nii.gz, "
-        "CASE_0001.nii.gz, ... in the order of the bundle, or files whose names end in the "
-        "channels' names; those of a DICOM study are found by the rules of the bundle's data "
-        "card. Each result is OUT/CASE.nii.gz, or as --format says; OUT/report.csv tells what "
-        "became of each case, what was mended, and its volumes.",
+        "them, a tree with a folder a case, a BIDS data set, a pattern ('scans/**/*.nii.gz'), or "
+        "DICOM: a folder of any depth, a DICOMDIR, a zip, a file. The channels of a NIfTI case are "
+        "one 4D file, files CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the bundle, or "
+        "files whose names end in the channels' names; those of a DICOM study are found by the "
+        "rules of the bundle's data card. Each result is OUT/CASE.nii.gz, or as --format says; "
+        "OUT/report.csv tells what became of each case. Run again, it goes on where it stopped.",
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     parser.add_argument(
+        "--list",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="take the inputs of a file: one a line, or a CSV with case and the channels' names",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
+    _add_outputs(parser.add_argument_group("what is written"))
+    _add_reading(parser.add_argument_group("how inputs are read"))
+    _add_network(parser.add_argument_group("how the network is walked"))
+    parser.set_defaults(run=run)
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--format",
         action="append",
         default=[],
         metavar="FORMAT",
         help=f"{', '.join(FORMATS)}; several with commas (nifti)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--probabilities",
         action="store_true",
         help="write those of each label too: 4D NIfTI, with dicom-seg a fractional SEG",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto)")
-    parser.add_argument("--overlap", type=float, help="of windows, 0 to below 1 (the recipe's)")
-    parser.add_argument(
+    group.add_argument("--no-pictures", action="store_true", help="leave the quality sheets out")
+    group.add_argument(
+        "--no-postprocess", action="store_true", help="leave the bundle's rules for labels out"
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell the cases, windows, time and memory; write nothing",
+    )
+
+
+def _add_reading(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--affine",
         choices=("sform", "qform"),
         help="which decides where those of a NIfTI file disagree (refused)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--series",
         action="append",
         default=[],
         metavar="NUMBER",
         help="the DICOM series to label, by its number or UID; once a channel",
     )
-    parser.add_argument(
+    group.add_argument(
         "--no-repair",
         action="store_true",
         help="refuse DICOM series that need mending (tilted gantry, uneven gaps, copies, scouts)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
-    parser.add_argument(
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto)")
+    group.add_argument(
+        "--step",
+        type=float,
+        help="from window to window, as a share of the patch: 0.5 is usual, 1 fastest (the "
+        "recipe's)",
+    )
+    group.add_argument(
+        "--mirror", metavar="AXES", help="average over mirrored images: all, none, or i,j,k"
+    )
+    group.add_argument("--folds", metavar="NUMBERS", help="of an ensemble: 0,2, or all (all)")
+    group.add_argument("--precision", choices=PRECISIONS, help="of the arithmetic (float32)")
+    group.add_argument("--batch-size", type=int, metavar="N", help="windows at a time")
+    group.add_argument("--max-ram", metavar="SIZE", help="memory to take at most: 8GB, 512MB")
+    group.add_argument("--max-vram", metavar="SIZE", help="the same of the GPU")
+    group.add_argument(
+        "--deadline",
+        metavar="TIME",
+        help="be done in 30m, 1h30m, ...: mirroring, folds and overlap are given up as needed",
+    )
+    group.add_argument(
         "--trust-code",
         action="store_true",
         help="import the code that a bundle of a `custom` network names",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Predict every case; one that cannot be is reported and the rest is done (code 3)."""
+    # What was mistyped is told before anything heavy is loaded.
+    changes = _changes(args)
+    formats = chosen_formats(args.format)
+    if not args.inputs and not args.list:
+        raise InputFault("name an INPUT, or a list of them (--list).", code="E_USE")
+
     from medseg.bundle.cases import Reading, found_cases
-    from medseg.bundle.inputs import NiftiCase
+    from medseg.bundle.listed import expanded, listed
     from medseg.bundle.manifest import read_manifest
     from medseg.bundle.outputs import Outputs
     from medseg.io.dicom.channels import rules_from_json
 
-    if args.overlap is not None and not 0 <= args.overlap < 1:
-        raise InputFault(f"--overlap {args.overlap}: it lies from 0 to below 1.", code="E_USE")
-    outputs = Outputs(args.output, chosen_formats(args.format), args.probabilities)
+    outputs = Outputs(args.output, formats, args.probabilities)
     manifest = read_manifest(args.bundle)
     channels, rules = manifest["task"].get("channels", []), manifest.get("dicom", {})
     reading = Reading(args.affine, tuple(args.series), not args.no_repair)
-    # What was mistyped is told before torch is loaded.
-    with found_cases(args.inputs, channels, rules=rules_from_json(rules), reading=reading) as cases:
+    inputs, named = expanded(args.inputs), {}
+    for file in args.list:
+        paths, table = listed(file, channels, reading)
+        inputs, named = [*inputs, *paths], {**named, **table}
+    with found_cases(
+        inputs,
+        channels,
+        rules=rules_from_json(rules),
+        reading=reading,
+        listed=named,
+        output=args.output,
+    ) as cases:
         outputs.refuse_clashes(cases)
-        for name, case in cases.items():
-            if isinstance(case, NiftiCase):
-                refuse_without_dicom(outputs.formats, name)
-        return _predict_all(args, cases, outputs, terminal)
+        _refuse_unsuited(cases, outputs)
+        return _predict_all(args, changes, cases, outputs, terminal)
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the walk that the options change."""
+    if args.step is not None and not 0 < args.step <= 1:
+        raise InputFault(f"--step {args.step}: it lies above 0 and up to 1.", code="E_USE")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise InputFault(f"--batch-size {args.batch_size}: it is 1 or more.", code="E_USE")
+    if args.deadline is not None:
+        duration_s("--deadline", args.deadline)
+    if args.folds is not None:
+        numbers("--folds", args.folds)
+    given = {
+        "overlap": None if args.step is None else round(1 - args.step, 9),
+        "mirror_axes": None if args.mirror is None else axes("--mirror", args.mirror),
+        "precision": args.precision,
+        "batch_size": args.batch_size,
+        "max_ram": None if args.max_ram is None else size_bytes("--max-ram", args.max_ram),
+        "max_vram": None if args.max_vram is None else size_bytes("--max-vram", args.max_vram),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _refuse_unsuited(cases: Mapping[str, "Case"], outputs: "Outputs") -> None:
+    """Formats that need what the inputs have not, and results that would replace an input."""
+    from medseg.bundle.inputs import NiftiCase
+
+    for name, case in cases.items():
+        if isinstance(case, NiftiCase):
+            refuse_without_dicom(outputs.formats, name)
+        inputs = {file.resolve() for file in case.files}
+        for path in outputs.targets(name):
+            if path.resolve() in inputs:
+                raise InputFault(
+                    f"{path}: the result of {name} would replace its image; choose another "
+                    "folder for the results.",
+                    code="E_CASES",
+                )
 
 
 def _predict_all(
     args: argparse.Namespace,
+    changes: Changes,
     cases: Mapping[str, "Case"],
     outputs: "Outputs",
     terminal: Terminal,
 ) -> int:
     from medseg.bundle.bundle import load_bundle
     from medseg.bundle.predict import best_device
+    from medseg.engine.local import run_local
+    from medseg.engine.report import Report
 
     device = best_device(args.device)
-    bundle = load_bundle(args.bundle, trust_code=args.trust_code)
-    settings = bundle.walk_settings()
-    if args.overlap is not None:
-        settings = replace(settings, overlap=args.overlap)
+    bundle = _with_folds(load_bundle(args.bundle, trust_code=args.trust_code), args.folds)
+    settings = replace(bundle.walk_settings(), **changes)
     predictor = bundle.predictor(device=device, settings=settings)
-    origin = Origin(str(bundle.recipe.get("name", "medseg")), bundle.sha256[:SHA256_SHOWN])
-    outcomes: list[Outcome] = []
-    try:
-        for name, case in cases.items():
-            if outputs.are_written(name) and not args.overwrite:
-                outcome = Outcome(name, "present")
-            else:
-                outcome = _predicted(predictor, name, case, outputs, origin, terminal)
-            outcomes.append(outcome)
-            _tell(outcome, f"{outputs.targets(name)[0]} ({len(outcomes)}/{len(cases)})", terminal)
-            if outcome.code == "E_DISKFULL":
-                raise InputFault(outcome.message, code=outcome.code)
-    finally:
-        _write_report(args.output / REPORT, outcomes)
-    failed = sum(outcome.state == "failed" for outcome in outcomes)
-    if failed:
-        terminal.error(f"{failed} of {len(cases)} cases failed.", code="E_CASES")
-    return 3 if failed else 0
-
-
-def _predicted(
-    predictor: "Predictor",
-    name: str,
-    case: "Case",
-    outputs: "Outputs",
-    origin: Origin,
-    terminal: Terminal,
-) -> Outcome:
-    from medseg.bundle.predict import predict_case
-
-    began = time.monotonic()
+    terms = _terms(args, bundle, predictor)
+    jobs = _jobs(cases, outputs, terms)
+    report = Report(args.output)
+    told = _Told(len(jobs), terminal, report)
     try:
         with terminal.progress() as listener:
-            made = predict_case(predictor, case, outputs, name, origin=origin, listener=listener)
-    except InputFault as fault:
-        return Outcome(name, "failed", fault.code, str(fault), time.monotonic() - began)
-    return Outcome(
-        name,
-        "done",
-        message=" ".join(made.notes),
-        seconds=time.monotonic() - began,
-        volumes_ml=made.volumes_ml,
+            told.listener = listener
+            listener(Progress("cases", 0, len(jobs)))
+            run_local(
+                predictor,
+                jobs,
+                settle=told,
+                listener=listener,
+                overlapped=settings.max_ram is None,
+            )
+    finally:
+        report.write()
+    return told.exit_code()
+
+
+def _with_folds(bundle: "Bundle", asked: str | None) -> "Bundle":
+    """The bundle with the networks of --folds alone."""
+    chosen = None if asked is None else numbers("--folds", asked)
+    if chosen is None:
+        return bundle
+    last = len(bundle.models) - 1
+    if chosen[-1] > last:
+        raise InputFault(
+            f"--folds {asked}: the bundle has {f'the folds 0 to {last}' if last else 'one, 0'}.",
+            code="E_USE",
+        )
+    return replace(bundle, models=tuple(bundle.models[fold] for fold in chosen))
+
+
+def _terms(args: argparse.Namespace, bundle: "Bundle", predictor: "Predictor") -> "Terms":
+    from medseg.bundle.manifest import MANIFEST, read_manifest
+    from medseg.engine.job import Terms
+    from medseg.inference.postprocess import rules_from_json, rules_to_json
+    from medseg.io.pickled import file_sha256
+
+    rules = (
+        ()
+        if args.no_postprocess
+        else rules_from_json(read_manifest(args.bundle).get("postprocess") or [])
+    )
+    return Terms(
+        origin=Origin(str(bundle.recipe.get("name", "medseg")), bundle.sha256[:SHA256_SHOWN]),
+        bundle_sha256=file_sha256(args.bundle / MANIFEST),
+        settings={
+            **_deciding(predictor.settings),
+            "folds": args.folds or "all",
+            "postprocess": rules_to_json(rules),
+            "affine": args.affine,
+            "series": _digest(args.series),
+            "repair": not args.no_repair,
+        },
+        facts={"device": str(predictor.device)},
+        rules=rules,
+        pictures=not args.no_pictures,
+        overwrite=args.overwrite,
     )
 
 
-def _tell(outcome: Outcome, place: str, terminal: Terminal) -> None:
-    if outcome.state == "failed":
-        terminal.error(f"{outcome.case}: {outcome.message}", code=outcome.code)
-    elif outcome.state == "present":
-        terminal.say(f"{place}: there already (--overwrite predicts it again).")
-    else:
-        if outcome.message:
-            terminal.say(outcome.message, {"case": outcome.case, "mended": outcome.message})
-        volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
-        terminal.say(
-            f"{place}: {volumes}", {"case": outcome.case, "volumes_ml": outcome.volumes_ml}
+def _deciding(settings: "WalkSettings") -> dict[str, Any]:
+    """The settings that decide the labels; how much is done at a time does not."""
+    from dataclasses import asdict
+
+    beside = ("batch_size", "max_ram", "max_vram")
+    return {name: value for name, value in asdict(settings).items() if name not in beside}
+
+
+def _digest(series: list[str]) -> str:
+    """Series may be named by their UIDs, which no receipt holds."""
+    import hashlib
+
+    return hashlib.sha256("\n".join(series).encode()).hexdigest() if series else ""
+
+
+def _jobs(cases: Mapping[str, "Case"], outputs: "Outputs", terms: "Terms") -> list["Job"]:
+    from medseg.engine.job import Job
+
+    return [Job(name=name, case=case, outputs=outputs, terms=terms) for name, case in cases.items()]
+
+
+class _Told:
+    """Tells of each case as it ends, in the report, on the terminal and by the bar over all."""
+
+    def __init__(self, total: int, terminal: Terminal, report: "Report") -> None:
+        self._total, self._terminal, self._report = total, terminal, report
+        self._done = self._failed = self._predicted = 0
+        self._began = time.monotonic()
+        self._full: Outcome | None = None
+        self.listener: Listener = silent
+
+    def __call__(self, outcome: "Outcome") -> None:
+        """Take in what became of a case."""
+        self._done += 1
+        self._failed += outcome.is_fault
+        if outcome.code == "E_DISKFULL":
+            self._full = outcome
+        else:
+            self._report.add(outcome)
+        _tell(outcome, f"({self._done}/{self._total})", self._terminal)
+        self._predicted += outcome.state == "done"
+        self.listener(
+            Progress("cases", self._done, self._total, detail=self._pace(), text=outcome.case)
         )
 
+    def _pace(self) -> dict[str, float]:
+        """Cases a second, of those that took time: what is there already is passed in no time."""
+        rate = self._predicted / max(time.monotonic() - self._began, 1e-3)
+        left = self._total - self._done
+        return {"rate": rate, "seconds_left": left / rate} if rate else {}
 
-def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
-    from medseg.io.atomic import write_text
+    def exit_code(self) -> int:
+        """0, or 3 where cases failed.
 
-    if not outcomes:
+        Raises:
+            InputFault: the disk was full (E_DISKFULL).
+        """
+        if self._full is not None:
+            raise InputFault(self._full.message, code=self._full.code)
+        if self._failed:
+            self._terminal.error(f"{self._failed} of {self._total} cases failed.", code="E_CASES")
+        return 3 if self._failed else 0
+
+
+def _tell(outcome: "Outcome", place: str, terminal: Terminal) -> None:
+    from medseg.engine.report import printable
+
+    message, facts = printable(outcome.message), {"case": printable(outcome.case)}
+    if outcome.is_fault:
+        terminal.error(f"{printable(outcome.case)}: {message}", code=outcome.code)
         return
-    labels = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_ml))
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ["case", "state", "code", "seconds", *(f"{name} ml" for name in labels), "message"]
-    )
-    for one in outcomes:
-        volumes = [f"{one.volumes_ml[name]:.3f}" if one.volumes_ml else "" for name in labels]
-        rows.writerow([one.case, one.state, one.code, f"{one.seconds:.2f}", *volumes, one.message])
-    write_text(path, text.getvalue())
+    path = printable(str(outcome.path))
+    if outcome.state == "present":
+        kept = message or "there already (--overwrite predicts it again)."
+        terminal.say(f"{path} {place}: {kept}", {**facts, "state": "present"})
+        return
+    if message:
+        terminal.say(f"{facts['case']}: {message}", {**facts, "mended": message})
+    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
+    terminal.say(f"{path} {place}: {volumes}", {**facts, "volumes_ml": dict(outcome.volumes_ml)})

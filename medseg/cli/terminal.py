@@ -24,6 +24,8 @@ from rich.text import Text
 from medseg.progress import Listener, Progress
 
 SECONDS_BETWEEN_LINES = 10.0
+# The stage that counts whole cases; others then are those of the case at hand.
+OVERALL = "cases"
 
 
 class Terminal:
@@ -77,8 +79,12 @@ class Terminal:
         elif self._quiet:
             yield lambda _event: None
         elif self._err.is_terminal:
-            with _bars(self._err) as listener:
-                yield listener
+            with _bars(self._err) as (listener, above):
+                out, self._out = self._out, above if self._out.is_terminal else self._out
+                try:
+                    yield listener
+                finally:
+                    self._out = out
         else:
             yield _Lines(self._err)
 
@@ -88,8 +94,9 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._stage = ""
-        self._began = self._told = 0.0
+        self._began: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+        self._done: dict[str, int] = {}
         self._dice: float | None = None
 
     def __call__(self, event: Progress) -> None:
@@ -97,19 +104,27 @@ class _Lines:
         if event.total == 0:
             self._console.print(event.text, markup=False)
             return
-        if event.stage != self._stage:
-            self._stage, self._began, self._told = event.stage, now, 0.0
+        if event.done < self._done.get(event.stage, event.done + 1):
+            self._began[event.stage] = now
+            self._told[event.stage] = now if OVERALL in self._done else 0.0
+        self._done[event.stage] = event.done
         dice = event.detail.get("dice")
         is_new = dice is not None and dice == dice and dice != self._dice
-        due = event.done >= event.total or now - self._told >= SECONDS_BETWEEN_LINES
-        if not (is_new or due):
+        if not (is_new or self._is_due(event, now)):
             return
-        self._told, self._dice = now, dice
-        self._console.print(_line(event, now - self._began), markup=False)
+        self._told[event.stage], self._dice = now, dice
+        self._console.print(_line(event, now - self._began[event.stage]), markup=False)
+
+    def _is_due(self, event: Progress, now: float) -> bool:
+        """Each case is told, and within one what takes long; else start, end and now and then."""
+        if event.stage == OVERALL:
+            return event.done > 0
+        is_last = event.done >= event.total and OVERALL not in self._done
+        return is_last or now - self._told[event.stage] >= SECONDS_BETWEEN_LINES
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Listener]:
+def _bars(console: Console) -> Iterator[tuple[Listener, Console]]:
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),
@@ -120,6 +135,7 @@ def _bars(console: Console) -> Iterator[Listener]:
     with Bar(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
         began: dict[str, float] = {}
+        last: dict[str, int] = {}
 
         def draw(event: Progress) -> None:
             if event.total == 0:
@@ -127,7 +143,10 @@ def _bars(console: Console) -> Iterator[Listener]:
                 return
             if event.stage not in tasks:
                 tasks[event.stage] = bars.add_task(event.stage, total=event.total, figures="")
+            if event.done < last.get(event.stage, event.done + 1):
                 began[event.stage] = time.monotonic()
+                bars.reset(tasks[event.stage], total=event.total)
+            last[event.stage] = event.done
             seconds = time.monotonic() - began[event.stage]
             bars.update(
                 tasks[event.stage],
@@ -136,7 +155,7 @@ def _bars(console: Console) -> Iterator[Listener]:
                 figures=_figures(event, seconds),
             )
 
-        yield draw
+        yield draw, bars.console
 
 
 def _line(event: Progress, seconds: float) -> str:

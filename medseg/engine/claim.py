@@ -25,14 +25,14 @@ WRITING = b"writing\n"
 
 @dataclass(frozen=True)
 class Claim:
-    """A case held by this process; `was_left` says that an earlier holder was lost while writing."""
+    """A case held by this process; `was_left`: an earlier holder was lost while it wrote."""
 
     path: Path
     handle: int
     was_left: bool
 
     def begin_writing(self) -> None:
-        """Note that the outputs are being made: a process lost from now on leaves them half done."""
+        """Note that outputs are being made: a process lost from now on leaves them half done."""
         os.pwrite(self.handle, WRITING, 0)
 
     def release(self, *, finished: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from medseg.bundle.inputs import Case
 from medseg.bundle.outputs import Outputs
+from medseg.inference.postprocess import Rule
 from medseg.io.formats import Origin
 
 State = Literal["done", "present", "failed", "quarantined", "claimed"]
@@ -25,7 +26,7 @@ class Terms:
     bundle_sha256: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    rules: tuple[Any, ...] = ()
+    rules: tuple[Rule, ...] = ()
     pictures: bool = True
     overwrite: bool = False
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,12 +26,14 @@ from medseg.engine.receipt import (
 )
 from medseg.fault import InputFault
 from medseg.inference import memory
+from medseg.inference.postprocess import postprocessed
 from medseg.inference.predictor import Predictor, Prepared
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Volume
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
+Stage = Literal["read_s", "network_s", "write_s"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,20 +87,27 @@ def open_job(predictor: Predictor, job: Job) -> Opened | Outcome:
         return Outcome(case=job.name, state="failed", code=fault.code, message=str(fault))
     if held is None:
         return Outcome(case=job.name, state="claimed", message="another run is at it.")
-    return _guarded(job, held, lambda: _opened(predictor, job, held))
+    return _guarded(job, held, lambda: _opened(predictor, job, held), time_of="read_s")
 
 
 def label_job(
     predictor: Predictor, opened: Opened, *, listener: Listener = silent
 ) -> Labeled | Outcome:
     """Walk the network over an opened case, and export its labels onto the source grid."""
-    return _guarded(opened.job, opened.held, lambda: _labeled(predictor, opened, listener))
+    return _guarded(
+        opened.job,
+        opened.held,
+        lambda: _labeled(predictor, opened, listener),
+        time_of="network_s",
+    )
 
 
 def finish_job(predictor: Predictor, labeled: Labeled) -> Outcome:
     """Write the outputs of a labeled case and its receipt, and let it go."""
     opened = labeled.opened
-    return _guarded(opened.job, opened.held, lambda: _finished(predictor, labeled))
+    return _guarded(
+        opened.job, opened.held, lambda: _finished(predictor, labeled), time_of="write_s"
+    )
 
 
 def _opened(predictor: Predictor, job: Job, held: Claim) -> Opened | Outcome:
@@ -147,7 +156,8 @@ def _labeled(predictor: Predictor, opened: Opened, listener: Listener) -> Labele
 def _finished(predictor: Predictor, labeled: Labeled) -> Outcome:
     began = time.monotonic()
     opened, job = labeled.opened, labeled.opened.job
-    labels, notes = labeled.labels, opened.notes
+    labels, effects = postprocessed(labeled.labels, job.terms.rules)
+    notes = (*opened.notes, *effects)
     opened.held.begin_writing()
     job.outputs.write(
         job.name,
@@ -194,8 +204,9 @@ def _present(job: Job, earlier: Receipt | None) -> Outcome:
     return Outcome(case=job.name, state="present", message=message, path=job.path)
 
 
-def _guarded(job: Job, held: Claim, stage: Callable[[], Made]) -> Made | Outcome:
+def _guarded(job: Job, held: Claim, stage: Callable[[], Made], *, time_of: Stage) -> Made | Outcome:
     """What `stage` gives; what it raises is told as the case's outcome, and the case let go."""
+    began = time.monotonic()
     try:
         return stage()
     except InputFault as fault:
@@ -212,7 +223,13 @@ def _guarded(job: Job, held: Claim, stage: Callable[[], Made]) -> Made | Outcome
         held.release(finished=False)
         raise
     held.release(finished=False)
-    return Outcome(case=job.name, state="failed", code=code, message=message)
+    failed = Outcome(case=job.name, state="failed", code=code, message=message)
+    seconds = time.monotonic() - began
+    if time_of == "read_s":
+        return replace(failed, read_s=seconds)
+    if time_of == "network_s":
+        return replace(failed, network_s=seconds)
+    return replace(failed, write_s=seconds)
 
 
 def _of_ours(job: Job, error: Exception) -> str:

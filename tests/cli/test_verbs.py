@@ -61,7 +61,11 @@ def test_one_bad_case_is_told_and_the_rest_is_done(
     (inputs / "cut.nii.gz").write_bytes(good.read_bytes()[:2000])
     out = tmp_path / "out"
     assert main(["predict", str(run / "bundle"), str(inputs), "-o", str(out)]) == 3
-    assert [path.name for path in sorted(out.iterdir())] == ["good.nii.gz", "report.csv"]
+    assert [path.name for path in sorted(out.iterdir())] == [
+        ".medseg",
+        "good.nii.gz",
+        "report.csv",
+    ]
     assert "cut" in capsys.readouterr().err
     with (out / "report.csv").open() as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
