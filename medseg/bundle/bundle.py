@@ -35,6 +35,9 @@ from medseg.bundle.rebuilt import build_model, walk_settings
 from medseg.bundle.self_test import refuse_other_logits, run_self_test, shape_policy_of
 from medseg.bundle.weights import load_weights, save_weights
 from medseg.fault import InputFault
+from medseg.inference.postprocess import Rule, refuse_rules
+from medseg.inference.postprocess import rules_from_json as postprocess_from_json
+from medseg.inference.postprocess import rules_to_json as postprocess_to_json
 from medseg.inference.predictor import Predictor, refuse_nonfinite_weights
 from medseg.inference.settings import WalkSettings
 from medseg.io.atomic import write_json, write_text
@@ -53,7 +56,8 @@ class Bundle:
 
     Several `models` are folds of one recipe, averaged in prediction; the labels of `previous`, a
     cascade's first stage, are channels of theirs. `recipe` is the resolved recipe as plain values,
-    `training` the facts of the run, `sha256` that of the weights.
+    `training` the facts of the run, `sha256` that of the weights. `postprocess` are the rules that
+    label maps go through.
     """
 
     folder: Path
@@ -65,6 +69,7 @@ class Bundle:
     versions: Mapping[str, str]
     sha256: str
     previous: "Bundle | None" = None
+    postprocess: tuple[Rule, ...] = ()
 
     def walk_settings(self) -> WalkSettings:
         """How the recipe says that the network is walked over a volume."""
@@ -111,6 +116,7 @@ def save_bundle(
     build: Build = build_model,
     folds: Sequence[nn.Module] = (),
     previous: Path | None = None,
+    postprocess: Sequence[Rule] = (),
 ) -> None:
     """Write a bundle to `folder`, whole or not at all; an older one there is replaced.
 
@@ -118,6 +124,7 @@ def save_bundle(
     holds facts of the run (steps, fold, validation Dice), kept as they are; `channel_rules` tell
     which DICOM series is which channel. `folds` are further networks of the recipe, to be averaged
     with `model`; `previous` is the bundle of a cascade's first stage, which is copied into this.
+    `postprocess` are the rules that label maps go through.
 
     Raises:
         InputFault: a weight is not finite (E_WEIGHTS), the recipe does not build this network
@@ -146,6 +153,7 @@ def save_bundle(
             "model": _signature(on_cpu, task),
             "training": dict(training),
             "dicom": rules_to_json(channel_rules or {}),
+            "postprocess": postprocess_to_json(postprocess),
             "self_test": run_self_test(on_cpu, task),
             "fold_self_tests": [run_self_test(one, task) for one in further],
         }
@@ -199,7 +207,17 @@ def load_bundle(
         versions=manifest["versions"],
         sha256=_weights_sha256(manifest["files"], len(models)),
         previous=_previous(folder, manifest, task, verify=verify, trust_code=trust_code),
+        postprocess=_postprocess(folder, manifest, task),
     )
+
+
+def _postprocess(folder: Path, manifest: Mapping[str, Any], task: Task) -> tuple[Rule, ...]:
+    try:
+        rules = postprocess_from_json(manifest.get("postprocess", []))
+        refuse_rules(rules, task.target.labels)
+    except InputFault as fault:
+        raise InputFault(f"{folder / MANIFEST}: {fault}", code=fault.code) from fault
+    return rules
 
 
 def _saved(folder: Path, model: nn.Module, name: str) -> nn.Module:

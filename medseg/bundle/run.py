@@ -206,4 +206,5 @@ def _save(
             "validation_dice": round(result.best_score, 6),
         },
         channel_rules=recipe.card.channel_rules,
+        postprocess=[rule.build() for rule in recipe.postprocess],
     )

@@ -110,7 +110,7 @@ def rules_to_json(rules: Sequence[Rule]) -> list[dict[str, Any]]:
     """The rules as plain JSON values."""
     names = {kind: name for name, kind in RULES.items()}
     return [
-        {"rule": names[type(rule)], **asdict(rule), "labels": list(rule.labels)} for rule in rules
+        {"name": names[type(rule)], **asdict(rule), "labels": list(rule.labels)} for rule in rules
     ]
 
 
@@ -126,18 +126,18 @@ def rules_from_json(data: object) -> tuple[Rule, ...]:
 
 
 def _rule_from_json(item: object) -> Rule:
-    kind = RULES.get(str(item.get("rule"))) if isinstance(item, dict) else None
+    kind = RULES.get(str(item.get("name"))) if isinstance(item, dict) else None
     if kind is None or not isinstance(item, dict):
         raise InputFault(
             f"postprocess: {item!r} is no rule; the rules are {', '.join(RULES)}.",
             code="E_POSTPROCESS",
         )
-    values = {key: value for key, value in item.items() if key != "rule"}
+    values = {key: value for key, value in item.items() if key != "name"}
     unknown = values.keys() - {field.name for field in fields(kind)}
     connectivity = values.get("connectivity", 26)
     if unknown or connectivity not in get_args(Connectivity):
         raise InputFault(
-            f"postprocess: {item['rule']} has no {', '.join(sorted(unknown))}."
+            f"postprocess: {item['name']} has no {', '.join(sorted(unknown))}."
             if unknown
             else f"postprocess: connectivity {connectivity!r} is none of 6, 18 and 26.",
             code="E_POSTPROCESS",

@@ -10,6 +10,7 @@ from medseg.data.located import Loader
 from medseg.recipe.fitting import LossSection, OptimizerSection, ScheduleSection, TrainerSection
 from medseg.recipe.models import ModelSection
 from medseg.recipe.parts import AugmentSection, DataSection, PlanSection, PredictSection
+from medseg.recipe.postprocess import RuleSection
 from medseg.recipe.rules import contradictions
 from medseg.recipe.section import Section
 
@@ -37,6 +38,8 @@ class Recipe(Section):
     """How long and how to train."""
     predict: PredictSection = PredictSection()
     """How the trained network predicts."""
+    postprocess: tuple[RuleSection, ...] = ()
+    """What its label maps go through: keep_largest, remove_small, fill_holes, in their order."""
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:

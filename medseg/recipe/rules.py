@@ -1,5 +1,6 @@
 """The rules between settings: what each of them allows alone, but not together."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from medseg.recipe.parts import (
     PlanSection,
     PredictSection,
 )
+from medseg.recipe.postprocess import RuleSection
 
 Path = tuple[str, ...]
 
@@ -80,6 +82,23 @@ def _readable(card: str) -> Card | None:
         return load_card(card)
     except InputFault:
         return None
+
+
+def _postprocess(data: DataSection, postprocess: tuple[RuleSection, ...]) -> Found:
+    card = _readable(data.card)
+    if card is None or card.labels is None:
+        return
+    known = card.labels.names
+    for place, rule in enumerate(postprocess):
+        for name in rule.labels:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+                yield Contradiction(
+                    ("postprocess", str(place), "labels"),
+                    f"{name} is no label of the card {card.name}; {hint}",
+                    because=(("data", "card"),),
+                )
 
 
 def _loss_weights(loss: DiceCESection | RegionsSection) -> Found:
@@ -189,6 +208,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., Found]], ...] = (
     (("data",), _card),
     (("data",), _fold),
     (("data", "loss"), _regions),
+    (("data", "postprocess"), _postprocess),
     (("loss",), _loss_weights),
     (("plan",), _normalise),
     (("plan", "model"), _patch),

@@ -18,6 +18,7 @@ from medseg.bundle.manifest import sealed
 from medseg.bundle.rebuilt import build_model
 from medseg.bundle.self_test import seeded_input
 from medseg.fault import InputFault
+from medseg.inference.postprocess import KeepLargest, RemoveSmall
 from medseg.inference.settings import WalkSettings
 from medseg.models.shape import ShapePolicy
 from medseg.preprocess.normalise import Normalisation
@@ -134,6 +135,19 @@ def test_the_predictor_follows_the_recipe_and_labels_on_the_source_grid(folder: 
     found = bundle.predictor().predict(Volume(image, grid, ("T1", "T2")))
     assert found.grid == grid
     assert set(np.unique(found.array)) <= {0, 1, 5}
+
+
+def test_the_rules_of_postprocessing_are_kept(tmp_path: Path) -> None:
+    rules = (KeepLargest(labels=("core",)), RemoveSmall(below_mm3=2.5))
+    save(tmp_path / "bundle", Tied(), postprocess=rules)
+    assert load(tmp_path / "bundle").postprocess == rules
+
+
+def test_a_rule_for_a_label_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match="did you mean core") as fault:
+        save(tmp_path / "bundle", Tied(), postprocess=[KeepLargest(labels=("cor",))])
+    assert fault.value.code == "E_POSTPROCESS"
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_saving_again_replaces_the_older_bundle(folder: Path) -> None:

@@ -133,9 +133,9 @@ def test_rules_survive_json() -> None:
     ("data", "told"),
     [
         ({}, "no list"),
-        ([{"rule": "keep_larges"}], "keep_largest"),
-        ([{"rule": "keep_largest", "label": "liver"}], "has no label"),
-        ([{"rule": "keep_largest", "connectivity": 8}], "6, 18 and 26"),
+        ([{"name": "keep_larges"}], "keep_largest"),
+        ([{"name": "keep_largest", "label": "liver"}], "has no label"),
+        ([{"name": "keep_largest", "connectivity": 8}], "6, 18 and 26"),
         ([3], "is no rule"),
     ],
 )

@@ -25,6 +25,11 @@ CASES = [
     (["data.fold=5"], "data.fold", "with 5 folds it is 0 to 4"),
     (["data.folds=2", "data.fold=3"], "data.fold", "with 2 folds it is 0 to 1"),
     (["loss=regions"], "loss.name", "the card hippocampus states none"),
+    (
+        ["postprocess=[{name: keep_largest, labels: [Anterior, Posteriour]}]"],
+        "postprocess.0.labels",
+        "did you mean Posterior",
+    ),
     (["loss.dice_weight=0", "loss.ce_weight=0"], "loss.dice_weight", "nothing would be learned"),
     (["plan.normalise={kind: range, lower: 1}"], "plan.normalise", "needs upper"),
     (["plan.normalise={kind: range, lower: 1, upper: 1}"], "plan.normalise.lower", "not below"),
@@ -60,7 +65,7 @@ def test_a_contradiction_is_told_at_its_key_and_blamed_on_an_override(
 
 
 def test_every_rule_has_a_case() -> None:
-    assert len(CASES) >= len(RULES) == 11
+    assert len(CASES) >= len(RULES) == 12
 
 
 @pytest.mark.parametrize(

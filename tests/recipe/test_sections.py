@@ -13,7 +13,7 @@ from medseg.data.augment import Augmentation
 from medseg.data.plan import plan
 from medseg.data.splits import make_split
 from medseg.fault import InputFault
-from medseg.inference.predictor import Predictor
+from medseg.inference.settings import WalkSettings
 from medseg.losses.dice_ce import DiceCELoss, RegionLoss
 from medseg.models.catalog import CATALOG
 from medseg.models.mednext import MedNeXt
@@ -88,7 +88,7 @@ def test_settings_and_defaults_are_those_of_what_is_built(
 # Settings that one section shares out over several callables.
 SHARED = [
     (NormaliseSection, Normalisation, {}),
-    (PredictSection, Predictor, {}),
+    (PredictSection, WalkSettings, {}),
     (PlanSection, plan, {"spacing_mm": None, "patch_size": None, "batch_size": None}
      | {"normalise": None, "crop": None}),
     (DataSection, make_split, {"card": None, "root": None, "cache": None, "split_seed": "seed"}),
