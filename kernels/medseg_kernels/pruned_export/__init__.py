@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 Backend = Literal["compiled", "pruned", "reference"]
+
+FORMS = {"compiled": compiled, "pruned": pruned, "reference": reference}
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +44,7 @@ def pruned_argmax(
         ValueError: `logits` or `places` have another form, or a forced backend refuses.
     """
     _check(logits, places)
-    if backend == "reference":
-        return reference.argmax(logits, places)
-    refusal = compiled.refuses(logits) if backend != "pruned" else "another one was asked for"
-    if backend == "compiled" and refusal is not None:
-        raise ValueError(f"pruned_argmax: backend 'compiled' refuses: {refusal}")
-    if refusal is None:
-        return compiled.argmax(logits, places)
-    log.debug("pruned_argmax: in torch, since compiled refuses: %s", refusal)
-    return pruned.argmax(logits, places)
+    return _form(backend, logits).argmax(logits, places)
 
 
 def pruned_regions(
@@ -57,7 +52,7 @@ def pruned_regions(
     places: tuple[Places, Places, Places],
     values: Sequence[int],
     *,
-    backend: Literal["pruned", "reference"] | None = None,
+    backend: Backend | None = None,
 ) -> Tensor:  # (a, b, c) uint8; int16 where a value is above 255
     """The value of the last region whose logit, linearly interpolated, is above 0; else 0.
 
@@ -69,9 +64,20 @@ def pruned_regions(
     _check(logits, places)
     if len(values) != len(logits):
         raise ValueError(f"{len(values)} values for {len(logits)} regions; one each is needed")
-    if backend == "reference":
-        return reference.regions(logits, places, values)
-    return pruned.regions(logits, places, values)
+    return _form(backend, logits, values).regions(logits, places, values)
+
+
+def _form(backend: Backend | None, logits: Tensor, values: Sequence[int] = ()) -> ModuleType:
+    """The backend that was asked for, or the first that does not refuse."""
+    if backend in FORMS and backend != "compiled":
+        return FORMS[backend]
+    refusal = compiled.refuses(logits, values)
+    if refusal is None:
+        return compiled
+    if backend == "compiled":
+        raise ValueError(f"pruned_export: backend 'compiled' refuses: {refusal}")
+    log.debug("pruned_export: in torch, since compiled refuses: %s", refusal)
+    return pruned
 
 
 def _check(logits: Tensor, places: Sequence[Places]) -> None:

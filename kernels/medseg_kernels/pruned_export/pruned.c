@@ -175,59 +175,107 @@ static void agree(const volume *all, const row *here, uint16_t *restrict code) {
     }
 }
 
-/* Labels (a, b, c), a byte each or two where `wide`; scratch for winner and second of each source
-   voxel. 0, or 1 where there is no memory. */
-int pruned_argmax(const float *logits, int64_t stride, int64_t classes, const int64_t *sides,
-                  const int64_t *counts, const int64_t *left_i, const float *beyond_i,
-                  const int64_t *left_j, const float *beyond_j, const int64_t *left_k,
-                  const float *beyond_k, uint16_t *winner, float *second, void *labels, int wide) {
-    const volume all = {logits,
-                        stride,
-                        classes,
-                        {{left_i, beyond_i, counts[0], sides[0]},
-                         {left_j, beyond_j, counts[1], sides[1]},
-                         {left_k, beyond_k, counts[2], sides[2]}},
-                        winner,
-                        second};
-    const int64_t width = sides[2], n = counts[2];
-    two_largest(logits, stride, classes, sides[0] * sides[1] * width, winner, second);
-    int32_t *near = malloc(sizeof(int32_t) * 2 * (size_t)n);
-    uint16_t *code = malloc(sizeof(uint16_t) * (size_t)(width + n));
-    float *mix = malloc(sizeof(float) * (size_t)(width + n));
-    if (!near || !code || !mix) {
-        free(near), free(code), free(mix);
+static volume volume_of(const float *logits, int64_t stride, int64_t classes, const int64_t *sides,
+                        const int64_t *counts, const int64_t *const *left,
+                        const float *const *beyond) {
+    volume all = {.logits = logits, .stride = stride, .classes = classes};
+    for (int n = 0; n < 3; n++) all.at[n] = (axis){left[n], beyond[n], counts[n], sides[n]};
+    return all;
+}
+
+/* Memory for one row of the target. */
+typedef struct {
+    int32_t *near, *far;  /* (n,) source voxels along k */
+    uint16_t *code, *line; /* (width,) and (n,) */
+    float *mix, *best;     /* (width,) and (n,) */
+} scratch;
+
+static int scratch_for(const axis *k, scratch *made) {
+    const size_t width = (size_t)k->side, n = (size_t)k->n;
+    made->near = malloc(sizeof(int32_t) * 2 * n);
+    made->code = malloc(sizeof(uint16_t) * (width + n));
+    made->mix = malloc(sizeof(float) * (width + n));
+    if (!made->near || !made->code || !made->mix) return 0;
+    made->far = made->near + n;
+    made->line = made->code + width;
+    made->best = made->mix + width;
+    for (int64_t c = 0; c < k->n; c++) {
+        made->near[c] = (int32_t)k->left[c];
+        made->far[c] = (int32_t)far_of(k, c);
+    }
+    return 1;
+}
+
+static void scratch_freed(scratch *made) { free(made->near), free(made->code), free(made->mix); }
+
+static void decide_row(const volume *all, const row *here, scratch *with) {
+    const axis *k = &all->at[2];
+    int64_t open = 0;
+    agree(all, here, with->code);
+    for (int64_t c = 0; c < k->n; c++) {
+        const uint16_t one = with->code[with->near[c]], other = with->code[with->far[c]];
+        with->line[c] = one == other ? one : NONE;
+        open += with->line[c] == NONE;
+    }
+    if (open * 3 > k->n) {
+        decide_densely(all, here, with->near, with->far, with->mix, with->best, with->line);
+        return;
+    }
+    for (int64_t c = 0; open && c < k->n; c++)
+        if (with->line[c] == NONE)
+            with->line[c] = decided(all, here, with->near[c], with->far[c], k->beyond[c]);
+}
+
+/* The value of the last region that is above 0. */
+static void write_regions(const volume *all, const row *here, const int32_t *values,
+                          scratch *with) {
+    const axis *k = &all->at[2];
+    for (int64_t c = 0; c < k->n; c++) with->line[c] = 0;
+    for (int64_t r = 0; r < all->classes; r++) {
+        mix_row(all->logits + r * all->stride, here, k->side, with->mix);
+        for (int64_t c = 0; c < k->n; c++) {
+            const float value =
+                mixed(with->mix[with->near[c]], with->mix[with->far[c]], k->beyond[c]);
+            with->line[c] = value > 0 ? (uint16_t)values[r] : with->line[c];
+        }
+    }
+}
+
+static void stored(const uint16_t *line, int64_t n, int64_t place, void *labels, int wide) {
+    for (int64_t c = 0; c < n; c++) {
+        if (wide)
+            ((int16_t *)labels)[place + c] = (int16_t)line[c];
+        else
+            ((uint8_t *)labels)[place + c] = (uint8_t)line[c];
+    }
+}
+
+/* Labels (a, b, c), a byte each or two where `wide`. Without `values` the largest class, with room
+   for `winner` and `second` of each source voxel; with them regions. 1 where there is no memory. */
+int pruned_export(const float *logits, int64_t stride, int64_t classes, const int64_t *sides,
+                  const int64_t *counts, const int64_t *const *left, const float *const *beyond,
+                  uint16_t *winner, float *second, const int32_t *values, void *labels,
+                  int wide) {
+    volume all = volume_of(logits, stride, classes, sides, counts, left, beyond);
+    scratch with = {0};
+    if (!scratch_for(&all.at[2], &with)) {
+        scratch_freed(&with);
         return 1;
     }
-    int32_t *far = near + n;
-    uint16_t *line = code + width;
-    for (int64_t c = 0; c < n; c++) {
-        near[c] = (int32_t)left_k[c];
-        far[c] = (int32_t)far_of(&all.at[2], c);
+    if (!values) {
+        two_largest(logits, stride, classes, sides[0] * sides[1] * sides[2], winner, second);
+        all.winner = winner, all.second = second;
     }
     for (int64_t a = 0; a < counts[0]; a++) {
         for (int64_t b = 0; b < counts[1]; b++) {
             const row here = row_at(&all, a, b);
-            agree(&all, &here, code);
-            int64_t open = 0;
-            for (int64_t c = 0; c < n; c++) {
-                line[c] = code[near[c]] == code[far[c]] ? code[near[c]] : NONE;
-                open += line[c] == NONE;
-            }
-            if (open * 3 > n)
-                decide_densely(&all, &here, near, far, mix, mix + width, line);
+            if (values)
+                write_regions(&all, &here, values, &with);
             else
-                for (int64_t c = 0; open && c < n; c++)
-                    if (line[c] == NONE)
-                        line[c] = decided(&all, &here, near[c], far[c], beyond_k[c]);
-            const int64_t place = (a * counts[1] + b) * n;
-            for (int64_t c = 0; c < n; c++) {
-                if (wide)
-                    ((int16_t *)labels)[place + c] = (int16_t)line[c];
-                else
-                    ((uint8_t *)labels)[place + c] = (uint8_t)line[c];
-            }
+                decide_row(&all, &here, &with);
+            stored(with.line, counts[2], (a * counts[1] + b) * counts[2], labels, wide);
         }
     }
-    free(near), free(code), free(mix);
+    scratch_freed(&with);
     return 0;
 }

@@ -1,0 +1,170 @@
+"""Logits to labels on another grid: pruned_argmax against nnU-Net's own export functions, in turn.
+
+python kernels/benchmarks/pruned_export.py [--classes 3 25 60 117] [--source 128 128 128]
+    [--target 192 256 256] [--kind organs noise regions] [--no-peers]
+
+organs: logits fall with the distance from the middle of each organ, with a common wobble; noise: no
+two neighbors agree, the worst case. nnU-Net's default resamples with scikit-image, its torch option
+with torch's interpolate. Prints a row of kernels/README.md each: processor seconds on one thread,
+memory above the logits, labels that differ from nnU-Net's default, and how many times longer than
+it takes to read the logits and write the labels once.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from machine import machine
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape as nnunets_export,
+)
+from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from torch import Tensor
+
+from medseg_kernels.pruned_export import linear_places, pruned_argmax, pruned_regions
+
+Shape = Sequence[int]
+DEFAULT = partial(
+    resample_data_or_seg_to_shape, is_seg=False, order=1, order_z=0, force_separate_z=None
+)
+TORCH = partial(
+    resample_torch_fornnunet,
+    is_seg=False,
+    num_threads=1,
+    device=torch.device("cpu"),
+    memefficient_seg_resampling=False,
+    force_separate_z=False,
+    mode="linear",
+)
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(1)
+    bandwidth = _bandwidth()
+    print(f"{machine()}, copies {bandwidth / 1e9:.1f} GB/s")
+    print(f"{'x'.join(map(str, options.source))} -> {'x'.join(map(str, options.target))}\n")
+    print(
+        "| logits | nnU-Net default | nnU-Net torch | here | ratio to default | to torch "
+        "| other labels | x reading once |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for kind in options.kind:
+        for classes in [3] if kind == "regions" else options.classes:
+            logits = _logits(kind, classes, options.source)
+            print(_row(kind, logits, options.target, bandwidth, peers=options.peers), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--classes", type=int, nargs="+", default=[3, 25, 60, 117])
+    parser.add_argument("--source", type=int, nargs=3, default=[96, 96, 96])
+    parser.add_argument("--target", type=int, nargs=3, default=[144, 192, 192])
+    kinds = ["organs", "noise", "regions"]
+    parser.add_argument("--kind", nargs="+", choices=kinds, default=["organs", "regions"])
+    parser.add_argument("--no-peers", dest="peers", action="store_false")
+    return parser.parse_args()
+
+
+def _logits(kind: str, classes: int, shape: Shape) -> Tensor:
+    drawn = torch.Generator().manual_seed(0)
+    if kind == "noise":
+        return torch.randn(classes, *shape, generator=drawn)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
+    middles = torch.rand(classes, 3, generator=drawn) * torch.tensor(shape)
+    radii = torch.rand(classes, generator=drawn) * min(shape) / 12 + min(shape) / 24
+    coarse = torch.randn(1, 1, *[max(n // 8, 2) for n in shape], generator=drawn)
+    wobble = torch.nn.functional.interpolate(coarse, size=tuple(shape), mode="trilinear")[0, 0]
+    logits = torch.empty(classes, *shape)
+    for n, (middle, radius) in enumerate(zip(middles, radii, strict=True)):
+        away = (grid - middle[:, None, None, None]).square().sum(dim=0).sqrt()
+        torch.sub(radius * (3 if kind == "regions" else 1), away + wobble, out=logits[n])
+    if kind == "organs":
+        logits[0] = 0
+    return logits
+
+
+def _row(kind: str, logits: Tensor, target: Shape, bandwidth: float, *, peers: bool) -> str:
+    regions = kind == "regions"
+    where = tuple(linear_places(a, b) for a, b in zip(logits.shape[1:], target, strict=True))
+    run = (
+        partial(pruned_regions, logits, where, (1, 2, 3))
+        if regions
+        else partial(pruned_argmax, logits, where)
+    )
+    run()
+    found, seconds, above = _measured(run)
+    once = (logits.numel() * 4 + found.numel()) / bandwidth
+    cells = [f"{len(logits)} {kind}"]
+    told = f"{seconds:.2f} s, +{above / 1e6:.0f} MB"
+    if not peers:
+        return f"| {' | '.join([*cells, '', '', told, '', '', '', f'{seconds / once:.1f}'])} |"
+    wanted, default_s, default_b = _measured(partial(_nnunets, logits, target, DEFAULT, regions))
+    _, torch_s, torch_b = _measured(partial(_nnunets, logits, target, TORCH, regions))
+    other = float((found.numpy() != wanted).mean())
+    cells += [
+        f"{default_s:.1f} s, +{default_b / 1e9:.2f} GB",
+        f"{torch_s:.1f} s, +{torch_b / 1e9:.2f} GB",
+        told,
+        f"{default_s / seconds:.0f}",
+        f"{torch_s / seconds:.0f}",
+        f"{other:.0e}" if other else "none",
+        f"{seconds / once:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _nnunets(logits: Tensor, target: Shape, resample: Callable, regions: bool) -> np.ndarray:
+    spacing = [b / a for a, b in zip(logits.shape[1:], target, strict=True)]
+    plans = SimpleNamespace(transpose_forward=[0, 1, 2], transpose_backward=[0, 1, 2])
+    configuration = SimpleNamespace(spacing=spacing, resampling_fn_probabilities=resample)
+    names = {"background": 0} | {
+        f"organ {n}": [n, 99] if regions else n
+        for n in range(1, len(logits) + (1 if regions else 0))
+    }
+    labels = LabelManager(names, [1, 2, 3] if regions else None)
+    properties = {
+        "spacing": [1.0, 1.0, 1.0],
+        "shape_after_cropping_and_before_resampling": list(target),
+        "shape_before_cropping": list(target),
+        "bbox_used_for_cropping": [[0, n] for n in target],
+    }
+    return nnunets_export(logits, plans, configuration, labels, properties, num_threads_torch=1)
+
+
+def _measured(run: Callable) -> tuple:
+    """The result, processor seconds, and the largest amount of memory above that of before."""
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    began = time.process_time()
+    result = run()
+    seconds = time.process_time() - began
+    return result, seconds, _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def _bandwidth() -> float:
+    """Bytes a second that are read and written by a copy of what no cache holds."""
+    source = torch.ones(1 << 27)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(4):
+        began = time.process_time()
+        target.copy_(source)
+        seconds.append(time.process_time() - began)
+    return 2 * source.numel() * 4 / min(seconds)
+
+
+if __name__ == "__main__":
+    main()
