@@ -9,11 +9,11 @@ import numpy as np
 
 from medseg.fault import InputFault
 from medseg.io.dicom.channels import ChannelRules, channel_series, chosen_series
-from medseg.io.dicom.read import read_series
+from medseg.io.dicom.read import read_series, series_grid
 from medseg.io.dicom.series import Series
-from medseg.io.nifti import read_volume
+from medseg.io.nifti import read_header, read_volume
 from medseg.preprocess.onto import covered_share, image_onto
-from medseg.volume import Volume
+from medseg.volume import Grid, Volume
 
 LEAST_SHARED = 0.1
 
@@ -35,6 +35,14 @@ class Case(Protocol):
         """All files that it may be read from."""
         ...
 
+    def grid(self, channels: Sequence[str]) -> Grid:
+        """The grid of its image, from the headers alone.
+
+        Raises:
+            InputFault: a header cannot be read, or the channels are others.
+        """
+        ...
+
     def read(self, channels: Sequence[str]) -> CaseReading:
         """The image, channels in the order given.
 
@@ -53,6 +61,18 @@ class NiftiCase:
 
     files: tuple[Path, ...]
     form: Literal["sform", "qform"] | None = None
+
+    def grid(self, channels: Sequence[str]) -> Grid:
+        """See `Case.grid`."""
+        headers = [read_header(file, form=self.form) for file in self.files]
+        held = sum(header.channels for header in headers)
+        if held != len(channels):
+            raise InputFault(
+                f"{self.files[0]}: the case has {held} channels and the bundle takes "
+                f"{len(channels)} ({', '.join(channels)}).",
+                code="E_CHANNELS",
+            )
+        return headers[0].grid
 
     def read(self, channels: Sequence[str]) -> CaseReading:
         """See `Case.read`."""
@@ -76,19 +96,13 @@ class DicomCase:
         """See `Case.files`: those of the whole study."""
         return tuple(sorted(file for series in self.study for file in series.files))
 
+    def grid(self, channels: Sequence[str]) -> Grid:
+        """See `Case.grid`: that of the first channel, onto which the others are resampled."""
+        return series_grid(self._chosen(channels)[0], repair=self.repair)
+
     def read(self, channels: Sequence[str]) -> CaseReading:
         """See `Case.read`."""
-        if self.asked and len(self.asked) != len(channels):
-            raise InputFault(
-                f"--series is given {len(self.asked)} times; the bundle takes {len(channels)} "
-                f"channels ({', '.join(channels)}).",
-                code="E_SERIES",
-            )
-        chosen = (
-            chosen_series(self.study, self.asked)
-            if self.asked
-            else channel_series(self.study, channels, self.rules)
-        )
+        chosen = self._chosen(channels)
         first = read_series(chosen[0], channels[0], repair=self.repair)
         images, notes = [first.volume.array[0]], list(first.notes)
         for series, channel in zip(chosen[1:], channels[1:], strict=True):
@@ -98,6 +112,17 @@ class DicomCase:
         image = first.volume.array if len(images) == 1 else np.stack(images)
         volume = Volume(image, first.volume.grid, tuple(channels))
         return CaseReading(volume, tuple(notes), first.files)
+
+    def _chosen(self, channels: Sequence[str]) -> list[Series]:
+        if self.asked and len(self.asked) != len(channels):
+            raise InputFault(
+                f"--series is given {len(self.asked)} times; the bundle takes {len(channels)} "
+                f"channels ({', '.join(channels)}).",
+                code="E_SERIES",
+            )
+        if self.asked:
+            return list(chosen_series(self.study, self.asked))
+        return list(channel_series(self.study, channels, self.rules))
 
     def _on_first(
         self, volume: Volume, first: Volume, series: Series, notes: list[str]
@@ -123,6 +148,11 @@ class UnusableCase:
 
     fault: InputFault
     files: tuple[Path, ...] = ()
+
+    def grid(self, channels: Sequence[str]) -> Grid:
+        """See `Case.grid`; it always raises."""
+        del channels
+        raise self.fault
 
     def read(self, channels: Sequence[str]) -> CaseReading:
         """See `Case.read`; it always raises."""

@@ -1,24 +1,26 @@
 """`medseg predict BUNDLE INPUT... -o OUT`: label maps on the grids of the inputs."""
 
 import argparse
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cli.amounts import axes, duration_s, numbers, size_bytes
+from medseg.cli.foretold import tell_forecast
 from medseg.cli.terminal import Terminal
+from medseg.cli.told import Told
 from medseg.fault import InputFault
 from medseg.io.formats import FORMATS, Origin, chosen_formats, refuse_without_dicom
-from medseg.progress import Listener, Progress, silent
+from medseg.progress import Progress
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
     from medseg.bundle.inputs import Case
     from medseg.bundle.outputs import Outputs
-    from medseg.engine.job import Job, Outcome, Terms
+    from medseg.engine.job import Job, Terms
     from medseg.engine.report import Report
+    from medseg.engine.speed import Speed
     from medseg.inference.predictor import Predictor
     from medseg.inference.settings import WalkSettings
 
@@ -213,17 +215,30 @@ def _predict_all(
 ) -> int:
     from medseg.bundle.bundle import load_bundle
     from medseg.bundle.predict import best_device
-    from medseg.engine.local import run_local
     from medseg.engine.report import Report
 
     device = best_device(args.device)
-    bundle = _with_folds(load_bundle(args.bundle, trust_code=args.trust_code), args.folds)
+    bundle = load_bundle(args.bundle, trust_code=args.trust_code)
+    bundle = _with_folds(bundle, None if args.folds is None else numbers("--folds", args.folds))
     settings = replace(bundle.walk_settings(), **changes)
-    predictor = bundle.predictor(device=device, settings=settings)
-    terms = _terms(args, bundle, predictor)
-    jobs = _jobs(cases, outputs, terms)
+    jobs = _jobs(cases, outputs, _terms(args, bundle, settings, str(device)))
     report = Report(args.output)
-    told = _Told(len(jobs), terminal, report)
+    predictor = bundle.predictor(device=device, settings=settings)
+    if args.deadline is not None:
+        fixed = frozenset(changes) | ({"folds"} if args.folds else set())
+        predictor = _in_time(args, bundle, predictor, jobs, fixed, terminal)
+    if args.dry_run:
+        return tell_forecast(predictor, jobs, _speed(predictor, jobs), terminal)
+    return _run_all(predictor, jobs, report, terminal)
+
+
+def _run_all(
+    predictor: "Predictor", jobs: list["Job"], report: "Report", terminal: Terminal
+) -> int:
+    from medseg.engine.local import run_local
+    from medseg.engine.speed import keep_speed, speed_of
+
+    told = Told(len(jobs), terminal, report)
     try:
         with terminal.progress() as listener:
             told.listener = listener
@@ -233,50 +248,103 @@ def _predict_all(
                 jobs,
                 settle=told,
                 listener=listener,
-                overlapped=settings.max_ram is None,
+                overlapped=predictor.settings.max_ram is None,
             )
     finally:
         report.write()
+    speed = speed_of(told.outcomes)
+    if speed is not None:
+        keep_speed(_speeds(), predictor, jobs[0].terms.bundle_sha256, speed)
     return told.exit_code()
 
 
-def _with_folds(bundle: "Bundle", asked: str | None) -> "Bundle":
+def _in_time(
+    args: argparse.Namespace,
+    bundle: "Bundle",
+    predictor: "Predictor",
+    jobs: list["Job"],
+    fixed: frozenset[str],
+    terminal: Terminal,
+) -> "Predictor":
+    """A predictor with which the run is forecast to end by the deadline."""
+    from medseg.engine.deadline import in_time
+    from medseg.engine.forecast import run_seconds, seen
+    from medseg.engine.receipt import looks_done
+
+    speed = _speed(predictor, jobs)
+    sights = seen([job for job in jobs if not looks_done(job)], predictor.task.channels)
+    choice = in_time(
+        duration_s("--deadline", args.deadline),
+        predictor.settings,
+        len(bundle.models),
+        seconds_of=lambda settings, folds: run_seconds(
+            predictor,
+            sights,
+            speed,
+            settings=settings,
+            folds=folds,
+            overlapped=settings.max_ram is None,
+        ),
+        fixed=fixed,
+    )
+    terminal.say(
+        f"forecast {choice.seconds:.0f} s for {len(sights)} cases, "
+        f"{f'to be in time with {choice.given_up}' if choice.given_up else 'nothing given up'}.",
+        {"seconds": choice.seconds, "given_up": choice.given_up},
+    )
+    chosen = replace(bundle, models=bundle.models[: choice.folds])
+    return chosen.predictor(device=predictor.device, settings=choice.settings)
+
+
+def _speed(predictor: "Predictor", jobs: list["Job"]) -> "Speed":
+    from medseg.engine.speed import kept_speed, measured_speed
+
+    kept = kept_speed(_speeds(), predictor, jobs[0].terms.bundle_sha256)
+    return kept or measured_speed(predictor)
+
+
+def _speeds() -> Path:
+    """Where what was measured on this machine is kept."""
+    return Path.home() / ".cache" / "medseg" / "speed"
+
+
+def _with_folds(bundle: "Bundle", chosen: tuple[int, ...] | None) -> "Bundle":
     """The bundle with the networks of --folds alone."""
-    chosen = None if asked is None else numbers("--folds", asked)
     if chosen is None:
         return bundle
     last = len(bundle.models) - 1
     if chosen[-1] > last:
         raise InputFault(
-            f"--folds {asked}: the bundle has {f'the folds 0 to {last}' if last else 'one, 0'}.",
+            f"--folds {chosen[-1]}: the bundle has "
+            f"{f'the folds 0 to {last}' if last else 'one, 0'}.",
             code="E_USE",
         )
     return replace(bundle, models=tuple(bundle.models[fold] for fold in chosen))
 
 
-def _terms(args: argparse.Namespace, bundle: "Bundle", predictor: "Predictor") -> "Terms":
-    from medseg.bundle.manifest import MANIFEST, read_manifest
+def _terms(
+    args: argparse.Namespace, bundle: "Bundle", settings: "WalkSettings", device: str
+) -> "Terms":
+    from medseg.bundle.manifest import MANIFEST
     from medseg.engine.job import Terms
-    from medseg.inference.postprocess import rules_from_json, rules_to_json
+    from medseg.inference.postprocess import rules_to_json
     from medseg.io.pickled import file_sha256
 
-    rules = (
-        ()
-        if args.no_postprocess
-        else rules_from_json(read_manifest(args.bundle).get("postprocess") or [])
-    )
+    rules = () if args.no_postprocess else bundle.postprocess
     return Terms(
         origin=Origin(str(bundle.recipe.get("name", "medseg")), bundle.sha256[:SHA256_SHOWN]),
         bundle_sha256=file_sha256(args.bundle / MANIFEST),
         settings={
-            **_deciding(predictor.settings),
+            **_deciding(settings),
             "folds": args.folds or "all",
+            # What a deadline makes of them differs from run to run, so it is no reason to redo.
+            "deadline": args.deadline is not None,
             "postprocess": rules_to_json(rules),
             "affine": args.affine,
             "series": _digest(args.series),
             "repair": not args.no_repair,
         },
-        facts={"device": str(predictor.device)},
+        facts={"device": device},
         rules=rules,
         pictures=not args.no_pictures,
         overwrite=args.overwrite,
@@ -302,64 +370,3 @@ def _jobs(cases: Mapping[str, "Case"], outputs: "Outputs", terms: "Terms") -> li
     from medseg.engine.job import Job
 
     return [Job(name=name, case=case, outputs=outputs, terms=terms) for name, case in cases.items()]
-
-
-class _Told:
-    """Tells of each case as it ends, in the report, on the terminal and by the bar over all."""
-
-    def __init__(self, total: int, terminal: Terminal, report: "Report") -> None:
-        self._total, self._terminal, self._report = total, terminal, report
-        self._done = self._failed = self._predicted = 0
-        self._began = time.monotonic()
-        self._full: Outcome | None = None
-        self.listener: Listener = silent
-
-    def __call__(self, outcome: "Outcome") -> None:
-        """Take in what became of a case."""
-        self._done += 1
-        self._failed += outcome.is_fault
-        if outcome.code == "E_DISKFULL":
-            self._full = outcome
-        else:
-            self._report.add(outcome)
-        _tell(outcome, f"({self._done}/{self._total})", self._terminal)
-        self._predicted += outcome.state == "done"
-        self.listener(
-            Progress("cases", self._done, self._total, detail=self._pace(), text=outcome.case)
-        )
-
-    def _pace(self) -> dict[str, float]:
-        """Cases a second, of those that took time: what is there already is passed in no time."""
-        rate = self._predicted / max(time.monotonic() - self._began, 1e-3)
-        left = self._total - self._done
-        return {"rate": rate, "seconds_left": left / rate} if rate else {}
-
-    def exit_code(self) -> int:
-        """0, or 3 where cases failed.
-
-        Raises:
-            InputFault: the disk was full (E_DISKFULL).
-        """
-        if self._full is not None:
-            raise InputFault(self._full.message, code=self._full.code)
-        if self._failed:
-            self._terminal.error(f"{self._failed} of {self._total} cases failed.", code="E_CASES")
-        return 3 if self._failed else 0
-
-
-def _tell(outcome: "Outcome", place: str, terminal: Terminal) -> None:
-    from medseg.engine.report import printable
-
-    message, facts = printable(outcome.message), {"case": printable(outcome.case)}
-    if outcome.is_fault:
-        terminal.error(f"{printable(outcome.case)}: {message}", code=outcome.code)
-        return
-    path = printable(str(outcome.path))
-    if outcome.state == "present":
-        kept = message or "there already (--overwrite predicts it again)."
-        terminal.say(f"{path} {place}: {kept}", {**facts, "state": "present"})
-        return
-    if message:
-        terminal.say(f"{facts['case']}: {message}", {**facts, "mended": message})
-    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
-    terminal.say(f"{path} {place}: {volumes}", {**facts, "volumes_ml": dict(outcome.volumes_ml)})

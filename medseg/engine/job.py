@@ -52,7 +52,8 @@ class Outcome:
 
     done: predicted now. present: its receipt says that it was, from the same input by the same
     bundle. failed: a fault of its own. quarantined: its worker was lost. claimed: another run is at
-    it. `peak_mb` is the most memory that the process held meanwhile.
+    it. `peak_mb` is the most memory that the process held meanwhile; `forwards` of a network and
+    `image_voxels` are what the times are of.
     """
 
     case: str
@@ -63,6 +64,8 @@ class Outcome:
     network_s: float = 0.0
     write_s: float = 0.0
     peak_mb: float = 0.0
+    forwards: int = 0
+    image_voxels: int = 0
     voxels: Mapping[str, int] = field(default_factory=dict)
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     path: Path | None = None

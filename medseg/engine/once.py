@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from medseg.engine.claim import Claim, claim
+from medseg.engine.effort import forwards_over
 from medseg.engine.fingerprint import Fingerprint, fingerprint
 from medseg.engine.job import Job, Outcome
 from medseg.engine.receipt import (
@@ -176,6 +177,8 @@ def _finished(predictor: Predictor, labeled: Labeled) -> Outcome:
         network_s=labeled.network_s,
         write_s=time.monotonic() - began,
         peak_mb=labeled.peak_mb,
+        forwards=forwards_over(predictor, opened.prepared),
+        image_voxels=labels.array.size,
         voxels=voxels,
         volumes_ml={name: count * voxel_ml for name, count in voxels.items()},
         path=job.path,

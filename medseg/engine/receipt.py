@@ -123,6 +123,14 @@ def write_receipt(
     write_text(receipt_path(job), text + "\n")
 
 
+def looks_done(job: Job) -> bool:
+    """Whether the case will most likely be passed over: its input is not read to know."""
+    receipt = None if job.terms.overwrite else read_receipt(job)
+    if receipt is None or not job.outputs.are_written(job.name):
+        return False
+    return not _differences(job, receipt, receipt.inputs)
+
+
 def reason_to_predict(
     job: Job, receipt: Receipt | None, inputs: Fingerprint, *, was_left: bool
 ) -> str | None:

@@ -85,7 +85,8 @@ def test_a_full_disk_while_predicting_leaves_no_label_map(
     done = with_full_disk(100, ["predict", str(run / "bundle"), str(image), "-o", str(out)])
     assert done.returncode == 2, done.stderr
     assert "disk is full" in done.stderr
-    assert files(tmp_path) in ([], ["out"])
+    # What is hidden tells the next run that this case may be half made.
+    assert [name for name in files(tmp_path) if ".medseg" not in name] in ([], ["out"])
 
 
 def with_full_disk(most_bytes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -49,9 +49,8 @@ def read_series(series: Series, channel: str, *, repair: bool = True) -> Reading
     shape = stack.shape if grid is None else grid.shape
     image = _allocated(series, shape)
     _fill(image, _planes(stack, grid))
-    affine = _even_affine(stack) if grid is None else grid.affine_lps
     try:
-        volume = Volume(image[None], Grid(shape, LPS_TO_RAS @ affine), (channel,))
+        volume = Volume(image[None], _grid_of(stack, grid), (channel,))
     except InputFault as fault:
         raise InputFault(f"{series.folder}: {fault}", code=fault.code) from fault
     if image.min() == image.max():
@@ -64,6 +63,22 @@ def read_series(series: Series, channel: str, *, repair: bool = True) -> Reading
     repairs = tuple(f"{series.folder}: {note}" for note in stack.notes)
     remarks = tuple(f"{series.folder}: {remark}" for remark in stack.remarks)
     return Reading(volume, files, repairs, repairs + remarks)
+
+
+def series_grid(series: Series, *, repair: bool = True) -> Grid:
+    """The grid that `read_series` gives, from the headers alone.
+
+    Raises:
+        InputFault: what `stacked` refuses.
+    """
+    stack = stacked(series, repair=repair)
+    return _grid_of(stack, None if stack.is_even else even_grid(stack))
+
+
+def _grid_of(stack: Stack, even: EvenGrid | None) -> Grid:
+    if even is None:
+        return Grid(stack.shape, LPS_TO_RAS @ _even_affine(stack))
+    return Grid(even.shape, LPS_TO_RAS @ even.affine_lps)
 
 
 def _even_affine(stack: Stack) -> np.ndarray:
