@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from torch import Tensor
 
 from medseg_kernels import native
@@ -96,6 +97,29 @@ def test_regions_are_the_references(make, regions: int) -> None:
         assert found.dtype == wanted.dtype
         assert torch.equal(found, wanted)
     assert set(wanted.unique().tolist()) <= {0, *values}
+
+
+@pytest.mark.parametrize("make", [noise, blobs])
+@pytest.mark.parametrize(
+    ("source", "target"), [((16, 14, 12), (30, 21, 12)), ((9, 30, 8), (7, 45, 30))]
+)
+def test_labels_and_regions_are_those_of_nnunets_default_export(
+    make, source: Triple, target: Triple
+) -> None:
+    logits, where = make(25, source), places(source, target)
+    resampled = torch.from_numpy(
+        resample_data_or_seg_to_shape(
+            logits.numpy(), target, (1, 1, 1), (1, 1, 1), order=1, order_z=0, force_separate_z=False
+        )
+    )
+    for backend in BACKENDS:
+        found = pruned_argmax(logits, where, backend=backend)
+        assert (found != resampled.argmax(0)).double().mean() < 1e-4
+        regions = pruned_regions(logits[:3], where, (1, 2, 3), backend=backend)
+        wanted = torch.zeros(target, dtype=torch.uint8)
+        for value, channel in enumerate(resampled[:3], start=1):
+            wanted[channel.sigmoid() > 0.5] = value
+        assert (regions != wanted).double().mean() < 1e-4
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
