@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from medseg.fault import InputFault
@@ -18,6 +18,7 @@ from medseg.inference.settings import WalkSettings
 from medseg.inference.walk import Walk, gathered
 from medseg.inference.window import Windows
 from medseg.models.shape import ShapePolicy
+from medseg.preprocess.geometry import filled_nonzero
 from medseg.preprocess.record import Preprocessing, Record
 from medseg.preprocess.stage import stage_channels
 from medseg.progress import Listener, silent
@@ -39,12 +40,14 @@ class Forecast:
 class Prepared:
     """A volume on the grid of the network, float32, and the record of the way there.
 
-    `previous` is the same volume on the grid of a cascade's first stage.
+    `previous` is the same volume on the grid of a cascade's first stage, `inside` where it is not
+    0 on the oriented crop of the source.
     """
 
     image: Float[np.ndarray, "c i j k"]
     record: Record
     previous: "Prepared | None" = None
+    inside: Bool[np.ndarray, "a b c"] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,8 +95,11 @@ class Predictor:
                 refuses.
         """
         self._refuse_channels(volume)
-        previous = self.previous.prepare(volume) if self.previous else None
-        return Prepared(*self.preprocessing.apply(volume), previous)
+        image, record = self.preprocessing.apply(volume)
+        if self.previous is None:
+            return Prepared(image, record)
+        inside = filled_nonzero([record.orient(channel) for channel in volume.array])
+        return Prepared(image, record, self.previous.prepare(volume), inside)
 
     def label(self, prepared: Prepared, *, listener: Listener = silent) -> LabelVolume:
         """The label map of what `prepare` gave, on the grid of its source.
@@ -167,8 +173,11 @@ class Predictor:
         if self.previous is None:
             return image
         assert prepared.previous is not None
+        assert prepared.inside is not None
         found = self.previous.label(prepared.previous, listener=listener)
-        stage = stage_channels(found.array, prepared.record, self.task.stage_labels)
+        stage = stage_channels(
+            found.array, prepared.record, self.task.stage_labels, inside=prepared.inside
+        )
         return torch.cat([image, torch.from_numpy(stage)])
 
     @property

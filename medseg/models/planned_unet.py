@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from dynamic_network_architectures.architectures.unet import (
     PlainConvUNet,
     ResidualEncoderUNet,
@@ -127,9 +126,9 @@ def load_nnunet_weights(model: PlannedUNet, state: Mapping[str, Any]) -> None:
     wanted = model.network.state_dict()
     strange = sorted(plain.keys() ^ wanted.keys())
     strange += [
-        f"{name} {tuple(plain[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & plain.keys()
-        if not isinstance(plain[name], torch.Tensor) or plain[name].shape != wanted[name].shape
+        f"{name} {_shape(plain[name])} for {_shape(wanted[name])}"
+        for name in wanted
+        if name in plain and _shape(plain[name]) != _shape(wanted[name])
     ]
     if strange:
         raise InputFault(
@@ -139,3 +138,7 @@ def load_nnunet_weights(model: PlannedUNet, state: Mapping[str, Any]) -> None:
             code="E_WEIGHTS",
         )
     model.network.load_state_dict(plain)
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -43,6 +43,7 @@ def import_folds(folders: Sequence[Path], bundle: Path, *, trust_code: bool = Fa
         preprocessing=first.preprocessing,
         training={"folds": [dict(one.training) for one in loaded]},
         channel_rules=rules_from_json(manifest.get("dicom", {})),
+        postprocess=first.postprocess,
     )
     return load_bundle(bundle, verify=False, trust_code=trust_code)
 

@@ -118,23 +118,29 @@ def _read(model: ModelFolder, listener: Listener) -> _Trained:
     for number, path in enumerate(model.checkpoints):
         read.append(load_pickled(path, keys=(WEIGHTS, CONFIGURATION, TRAINER, MIRRORING)))
         listener(Progress("folds", number + 1, len(model.checkpoints)))
-    missing = [
-        key for key in (WEIGHTS, CONFIGURATION, TRAINER) if any(key not in one for one in read)
-    ]
-    if missing:
-        raise InputFault(
-            f"{model.checkpoints[0]}: it has no {', '.join(missing)}; it is no checkpoint of "
-            "nnU-Net v2.",
-            code="E_NNUNET",
-        )
+    for path, one in zip(model.checkpoints, read, strict=True):
+        _refuse_strange(path, one)
     first = read[0]
-    mirroring = first.get(MIRRORING) or ()
     return _Trained(
         weights=tuple(one[WEIGHTS] for one in read),
         configuration=str(first[CONFIGURATION]),
         trainer=str(first[TRAINER]),
-        mirroring=tuple(int(axis) for axis in mirroring),
+        mirroring=tuple(first.get(MIRRORING) or ()),
     )
+
+
+def _refuse_strange(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    kinds = {WEIGHTS: dict, CONFIGURATION: str, TRAINER: str, MIRRORING: (tuple, list, type(None))}
+    strange = [key for key, kind in kinds.items() if not isinstance(checkpoint.get(key), kind)]
+    mirroring = checkpoint.get(MIRRORING) or ()
+    if not strange and not all(axis in (0, 1, 2) for axis in mirroring):
+        strange = [MIRRORING]
+    if strange:
+        raise InputFault(
+            f"{path}: its {', '.join(strange)} is missing or strange; it is no checkpoint of "
+            "nnU-Net v2.",
+            code="E_NNUNET",
+        )
 
 
 def _network(section: Mapping[str, Any], plan: NnUNetPlan, state: Mapping[str, Any]) -> PlannedUNet:
