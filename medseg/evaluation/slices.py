@@ -51,8 +51,8 @@ def planes_of(
 ) -> tuple[Plane, ...]:
     """Axial, coronal and sagittal plane of a case around all of its labels."""
     grid = truth.grid
-    view = _View.of(_to_ras(truth.array, grid), _to_ras(prediction.array, grid), grid)
-    gray = None if image is None else _to_ras(image.array[0], image.grid)
+    view = _View.of(to_ras(truth.array, grid), to_ras(prediction.array, grid), grid)
+    gray = None if image is None else to_ras(image.array[0], image.grid)
     limits = None if gray is None else _window_limits(view.cut(gray))
     return tuple(
         _plane(view, gray, limits, name=name, axis=axis, left=left, top=top)
@@ -181,7 +181,7 @@ def _window_limits(gray: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _to_ras(array: np.ndarray, grid: Grid) -> np.ndarray:
+def to_ras(array: np.ndarray, grid: Grid) -> np.ndarray:
     """A view of `array` (i, j, k) whose axes run nearest to R, A and S."""
     worlds, signs = grid.nearest_axes()
     order = [worlds.index(world) for world in range(3)]
