@@ -115,7 +115,9 @@ static int candidates(const volume *all, const row *here, int64_t k, int64_t nex
     return count;
 }
 
-static uint16_t decided(const volume *all, const row *here, int64_t k, int64_t next_k, float t) {
+/* The label of one voxel; counts in `all_compared` where that took every class. */
+static uint16_t decided(const volume *all, const row *here, int64_t k, int64_t next_k, float t,
+                        int64_t *all_compared) {
     uint16_t found[8];
     const int count = candidates(all, here, k, next_k, found);
     uint16_t best = found[0];
@@ -126,6 +128,7 @@ static uint16_t decided(const volume *all, const row *here, int64_t k, int64_t n
     }
     if (value > mix_corners(all->second, here, k, next_k, t)) return best;
     /* A class that wins at no corner may win between them. */
+    ++*all_compared;
     best = 0, value = mix_corners(all->logits, here, k, next_k, t);
     for (int64_t c = 1; c < all->classes; c++) {
         const float other = mix_corners(all->logits + c * all->stride, here, k, next_k, t);
@@ -188,7 +191,15 @@ typedef struct {
     int32_t *near, *far;  /* (n,) source voxels along k */
     uint16_t *code, *line; /* (width,) and (n,) */
     float *mix, *best;     /* (width,) and (n,) */
+    int64_t rows;
+    double share; /* of the mixed voxels that lately took every class */
 } scratch;
+
+/* What a mixed voxel costs for itself, what it costs to compare a class there, and in a row that is
+   compared as a whole: nanoseconds on one machine, of which the ratios matter. */
+static const double ALONE = 60, A_CLASS = 10, IN_ROW = 2.2;
+/* So often a row is looked at voxel by voxel, to learn that share anew. */
+#define LEARN 32
 
 static int scratch_for(const axis *k, scratch *made) {
     const size_t width = (size_t)k->side, n = (size_t)k->n;
@@ -217,13 +228,19 @@ static void decide_row(const volume *all, const row *here, scratch *with) {
         with->line[c] = one == other ? one : NONE;
         open += with->line[c] == NONE;
     }
-    if (open * 3 > k->n) {
+    if (!open) return;
+    const double apart = (double)open * (ALONE + with->share * A_CLASS * (double)all->classes);
+    const double whole = (double)k->n * IN_ROW * (double)all->classes;
+    if (apart > whole && ++with->rows % LEARN) {
         decide_densely(all, here, with->near, with->far, with->mix, with->best, with->line);
         return;
     }
-    for (int64_t c = 0; open && c < k->n; c++)
+    int64_t all_compared = 0;
+    for (int64_t c = 0; c < k->n; c++)
         if (with->line[c] == NONE)
-            with->line[c] = decided(all, here, with->near[c], with->far[c], k->beyond[c]);
+            with->line[c] =
+                decided(all, here, with->near[c], with->far[c], k->beyond[c], &all_compared);
+    with->share = (with->share + (double)all_compared / (double)open) / 2;
 }
 
 /* The value of the last region that is above 0. */
