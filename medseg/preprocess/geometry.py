@@ -17,6 +17,10 @@ Orientation = Literal["RAS", "stored"]
 
 # 2 GiB a channel in float32: more than any scanner gives, and a spacing that nobody meant.
 MOST_VOXELS = 1 << 31
+# How far the length of a direction in float32 may be off, and the fractions that spacings are.
+BLUR = 2e-7
+BINARY = 1024
+DIGITS = 5
 
 
 def orientation(grid: Grid) -> tuple[Axes, Flips]:
@@ -91,6 +95,28 @@ def cropped_grid(grid: Grid, axes: Axes, flips: Flips, box: Box) -> Grid:
     return Grid((i, j, k), grid.affine @ to_source)
 
 
+def stated_spacing(grid: Grid) -> tuple[float, float, float]:
+    """The voxel size that a file stated, where oblique directions blur it in its affine.
+
+    NIfTI keeps directions in float32, so the length of an oblique one is off by up to 1e-7. Where
+    a side is to be rounded, 33 x 1.5 mm to voxels of 1 mm say, that would decide.
+    """
+    oblique = np.count_nonzero(grid.affine[:3, :3], axis=0) > 1
+    i, j, k = (
+        _unblurred(mm) if blurred else mm
+        for mm, blurred in zip(grid.spacing_mm, oblique, strict=True)
+    )
+    return i, j, k
+
+
+def _unblurred(mm: float) -> float:
+    """The binary or decimal fraction that `mm` is off by no more than float32 rounds, if any."""
+    for near in (round(mm * BINARY) / BINARY, float(np.float32(f"{mm:.{DIGITS}g}"))):
+        if abs(near - mm) <= BLUR * mm:
+            return near
+    return float(np.float32(mm))
+
+
 def respaced(grid: Grid, spacing_mm: tuple[float, float, float] | None) -> Grid:
     """The grid over the same field of view with (nearly) another spacing.
 
@@ -103,7 +129,8 @@ def respaced(grid: Grid, spacing_mm: tuple[float, float, float] | None) -> Grid:
     if spacing_mm is None:
         return grid
     old = np.asarray(grid.shape)
-    sides = np.maximum(np.rint(old * grid.spacing_mm / np.asarray(spacing_mm)), 1)
+    # In this order, as nnU-Net, for a half is rounded by the last bit.
+    sides = np.maximum(np.rint(np.array(stated_spacing(grid)) / np.array(spacing_mm) * old), 1)
     if np.prod(sides) > MOST_VOXELS:
         raise InputFault(
             f"spacing {spacing_mm} mm would make {shown(tuple(int(side) for side in sides))} "

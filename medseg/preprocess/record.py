@@ -29,6 +29,7 @@ from medseg.preprocess.geometry import (
     oriented_axes,
     respaced,
     reversal,
+    stated_spacing,
     whole_box,
 )
 from medseg.preprocess.labels import resample_labels
@@ -40,7 +41,7 @@ Crop = Literal["nonzero", "none"]
 Spacing = tuple[float | None, float | None, float | None]
 
 # Counts up when the same settings begin to give other voxels, so that no old cache is taken.
-STEPS_VERSION = 3
+STEPS_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class Preprocessing:
         i, j, k = oriented.shape[1:]
         box = nonzero_box(oriented) if self.crop == "nonzero" else whole_box((i, j, k))
         cropped = cropped_grid(volume.grid, axes, flips, box)
-        here = cropped.spacing_mm
+        here = stated_spacing(cropped)
         i_mm, j_mm, k_mm = (
             old if new is None else new
             for old, new in zip(here, self.spacing_mm or here, strict=True)

@@ -16,6 +16,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 STEPS = 60
+# Radii as shares of the shortest side.
+BALLS = (0.24, 0.2, 0.18, 0.15, 0.18, *((0.15, 0.2, 0.12, 0.22, 0.17) * 20))
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,22 @@ class Peer:
 
 
 def phantom(
-    shape: Sequence[int], affine: np.ndarray, *, seed: int, channels: int = 1
+    shape: Sequence[int], affine: np.ndarray, *, seed: int, channels: int = 1, kinds: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Blurred balls of three kinds (c i j k) and their labels, in a box with zeros around it."""
+    """Noisy balls of several kinds (c i j k) and their labels, in a box with zeros around it."""
     random = np.random.default_rng(seed)
     mm = np.linalg.norm(affine[:3, :3], axis=0)
     place = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * mm
     labels = np.zeros(shape, dtype=np.uint8)
     size = np.array(shape) * mm
-    for value, radius in ((3, 8.0), (1, 7.0), (2, 6.0), (1, 5.0), (2, 6.0), (3, 5.0)):
-        center = size * random.uniform(0.25, 0.75, 3)
+    for value, share in zip((3, 1, 2, 1, 2, *range(3, kinds + 1)), BALLS, strict=False):
+        center, radius = size * random.uniform(0.25, 0.75, 3), share * size.min()
         away = np.linalg.norm(place - center, axis=-1)
         labels[away < radius] = value
-    level = np.array([-20.0, 60.0, 120.0, 180.0])[labels]
+    noise = 18 / kinds
+    level = np.linspace(-20.0, 180.0, kinds + 1)[labels]
     image = np.stack(
-        [level * (1 + 0.3 * n) + 6 * random.standard_normal(shape) for n in range(channels)]
+        [level * (1 + 0.3 * n) + noise * random.standard_normal(shape) for n in range(channels)]
     ).astype(np.float32)
     image = np.round(image, 1)
     image[image == 0] = 0.1
@@ -254,7 +257,10 @@ def _train_one(
 
 def _preprocessed(trainer: Any, peer: Peer, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     affine = affine_of("RAS", (1.0, 1.0, 1.5))
-    image, labels = phantom((40, 44, 30), affine, seed=seed, channels=len(peer.channels))
+    kinds = max(trainer.label_manager.foreground_labels)
+    image, labels = phantom(
+        (40, 44, 30), affine, seed=seed, channels=len(peer.channels), kinds=kinds
+    )
     config = trainer.configuration_manager
     preprocessor = config.preprocessor_class(verbose=False)
     data, seg, _ = preprocessor.run_case_npy(
