@@ -128,7 +128,7 @@ class _Looking:
         """Whether it is an output of ours, or of the kind that systems leave (._case.nii.gz)."""
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             return True
-        return self.output is not None and path.resolve().is_relative_to(self.output.resolve())
+        return self._is_ours(path, folder)
 
     def _add_groups(self, groups: Iterable[tuple[str, list[Path]]]) -> None:
         for name, files in groups:
@@ -154,7 +154,7 @@ class _Looking:
             file
             for file in unpacked.enter_context(dicom_files(given))
             if not converted & set(file.parents)
-            and not (given[0].is_dir() and file.is_relative_to(given[0]) and self._is_ours(file))
+            and not (given[0].is_dir() and self._is_ours(file, given[0]))
         ]
         if not files:
             if nifti:
@@ -163,8 +163,13 @@ class _Looking:
         for name, study in _studies(given, files):
             self.add(name, DicomCase(study, self.rules, self.reading.series, self.reading.repair))
 
-    def _is_ours(self, file: Path) -> bool:
-        return self.output is not None and file.resolve().is_relative_to(self.output.resolve())
+    def _is_ours(self, path: Path, folder: Path) -> bool:
+        """Whether it lies in the output folder, where that lies in the input `folder`."""
+        if self.output is None:
+            return False
+        ours, given = self.output.resolve(), folder.resolve()
+        inside = ours != given and ours.is_relative_to(given)
+        return inside and path.resolve().is_relative_to(ours)
 
 
 def _together(inputs: Sequence[Path]) -> list[tuple[Path, ...]]:

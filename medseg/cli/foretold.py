@@ -20,6 +20,7 @@ def tell_forecast(
     """Print the forecast of every case and of the run; 3 where some will fail, nothing written."""
     from medseg.engine.forecast import case_forecast, run_seconds, seen
     from medseg.engine.receipt import looks_done
+    from medseg.engine.report import printable
     from medseg.inference.memory import shown
 
     there = {job.name for job in jobs if looks_done(job)}
@@ -37,6 +38,9 @@ def tell_forecast(
         overlapped=predictor.settings.max_ram is None,
     )
     failing = [one for one in forecasts if one.fault is not None]
+    for one in failing:
+        assert one.fault is not None
+        terminal.error(printable(f"{one.sight.job.name}: {one.fault}"), code=one.fault.code)
     most = max((one.peak_bytes for one in to_do), default=0)
     terminal.result(
         f"{len(to_do)} of {len(jobs)} cases to predict: about {_clock(seconds)} and "
@@ -52,7 +56,7 @@ def _row(forecast: "CaseForecast", *, is_there: bool) -> tuple[str, ...]:
 
     name = printable(forecast.sight.job.name)
     if forecast.fault is not None:
-        return name, "", "", "", "", "", printable(f"{forecast.fault.code}: {forecast.fault}")
+        return name, "", "", "", "", "", forecast.fault.code
     assert forecast.sight.grid is not None
     shape = "x".join(map(str, forecast.sight.grid.shape))
     effort = forecast.effort

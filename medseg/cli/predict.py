@@ -252,10 +252,24 @@ def _run_all(
             )
     finally:
         report.write()
+    if jobs[0].terms.pictures:
+        _tell_page(told, jobs[0].outputs.folder, terminal)
     speed = speed_of(told.outcomes)
     if speed is not None:
         keep_speed(_speeds(), predictor, jobs[0].terms.bundle_sha256, speed)
     return told.exit_code()
+
+
+def _tell_page(told: Told, folder: Path, terminal: Terminal) -> None:
+    from medseg.engine.pictures import draw_page
+
+    try:
+        pages = draw_page(folder, told.outcomes)
+    except InputFault as fault:
+        terminal.error(f"there is no page of pictures: {fault}", code=fault.code)
+        return
+    if pages:
+        terminal.say(f"{pages[0]}: a picture of each case.", {"pictures": str(pages[0])})
 
 
 def _in_time(

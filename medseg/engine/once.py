@@ -18,6 +18,7 @@ from medseg.engine.claim import Claim, claim
 from medseg.engine.effort import forwards_over
 from medseg.engine.fingerprint import Fingerprint, fingerprint
 from medseg.engine.job import Job, Outcome
+from medseg.engine.pictures import draw_picture
 from medseg.engine.receipt import (
     Receipt,
     claim_path,
@@ -167,6 +168,8 @@ def _finished(predictor: Predictor, labeled: Labeled) -> Outcome:
         probabilities=labeled.probabilities,
         asked=predictor.task.target,
     )
+    note = _drawn(predictor, opened, labels) if job.terms.pictures else ""
+    notes = (*notes, note) if note else notes
     voxels = _voxels(labels)
     voxel_ml = labels.grid.voxel_volume_mm3 / 1000
     outcome = Outcome(
@@ -193,6 +196,11 @@ def _finished(predictor: Predictor, labeled: Labeled) -> Outcome:
     )
     opened.held.release(finished=True)
     return outcome
+
+
+def _drawn(predictor: Predictor, opened: Opened, labels: LabelVolume) -> str:
+    image = opened.image or opened.job.case.read(predictor.task.channels).volume
+    return draw_picture(opened.job, image, labels)
 
 
 def _voxels(labels: LabelVolume) -> Mapping[str, int]:

@@ -1,6 +1,7 @@
 """Which cases an input holds, and how they are named."""
 
 import re
+import pickle
 import shutil
 from pathlib import Path
 
@@ -170,6 +171,17 @@ class TestDicom:
                 cases["p2"].read(("CT",))
         assert fault.value.code == "E_TRUNC"
         assert path.name in str(fault.value)
+
+    def test_a_study_travels_between_processes_with_the_faults_of_its_files(
+        self, tmp_path: Path
+    ) -> None:
+        path = Made().write(tmp_path)[3]
+        path.write_bytes(path.read_bytes()[:-9])
+        with found_cases([tmp_path], ("CT",)) as cases:
+            (case,) = pickle.loads(pickle.dumps(cases)).values()  # noqa: S301  # our own bytes
+        with pytest.raises(InputFault) as fault:
+            case.read(("CT",))
+        assert fault.value.code == "E_TRUNC"
 
     def test_a_damaged_series_beside_a_whole_one_is_not_passed_over(self, tmp_path: Path) -> None:
         Made().write(tmp_path)

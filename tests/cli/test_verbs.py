@@ -64,6 +64,8 @@ def test_one_bad_case_is_told_and_the_rest_is_done(
     assert [path.name for path in sorted(out.iterdir())] == [
         ".medseg",
         "good.nii.gz",
+        "pictures",
+        "pictures.png",
         "report.csv",
     ]
     assert "cut" in capsys.readouterr().err

@@ -5,7 +5,9 @@ Whatever a file claims, no more is read or allocated than it holds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
@@ -80,6 +82,11 @@ class InstanceFault(InputFault):
         self.file = file
         self.belongs = belongs
         self.is_picture = picture
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole again in another process: cases of a study travel with the faults of its files."""
+        facts = {"file": self.file, "belongs": self.belongs, "picture": self.is_picture}
+        return partial(InstanceFault, code=self.code, **facts), (str(self),)
 
 
 @dataclass(frozen=True)
