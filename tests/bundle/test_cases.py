@@ -1,7 +1,7 @@
 """Which cases an input holds, and how they are named."""
 
-import re
 import pickle
+import re
 import shutil
 from pathlib import Path
 
