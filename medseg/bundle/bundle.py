@@ -185,7 +185,7 @@ def load_bundle(
     task, preprocessing = _parts(folder, manifest)
     recipe = manifest["recipe"]
     _refuse_code(folder, recipe, trust_code=trust_code)
-    self_tests = [manifest["self_test"], *manifest.get("fold_self_tests", ())]
+    self_tests = [manifest["self_test"], *_further_self_tests(folder, manifest)]
     models = []
     for fold, stored in enumerate(self_tests):
         # Building draws initial weights; the caller's random numbers are left as they were.
@@ -218,6 +218,21 @@ def _postprocess(folder: Path, manifest: Mapping[str, Any], task: Task) -> tuple
     except InputFault as fault:
         raise InputFault(f"{folder / MANIFEST}: {fault}", code=fault.code) from fault
     return rules
+
+
+def _further_self_tests(folder: Path, manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of the folds after the first, each of which has a file of weights."""
+    told = manifest.get("fold_self_tests", [])
+    if not isinstance(told, list) or any(
+        not isinstance(one, dict) or weights_name(1 + n) not in manifest["files"]
+        for n, one in enumerate(told)
+    ):
+        raise InputFault(
+            f"{folder / MANIFEST}: its folds and their files of weights do not belong together; "
+            "copy the bundle again, whole.",
+            code="E_BUNDLE",
+        )
+    return told
 
 
 def _saved(folder: Path, model: nn.Module, name: str) -> nn.Module:
