@@ -91,8 +91,14 @@ class _Looking:
         faults = list(self.faults)
         if all(isinstance(case, UnusableCase) for case in self.found.values()):
             faults += [c.fault for c in self.found.values() if isinstance(c, UnusableCase)]
-        if not faults:
+        if not faults and self.found:
             return self.found
+        if not faults:
+            raise InputFault(
+                "no case was found: no image of the inputs is a channel of the bundle "
+                f"({', '.join(self.channels)}).",
+                code="E_NODATA",
+            )
         code = faults[0].code if len(faults) == 1 else "E_CASES"
         raise all_at_once([str(f) for f in faults], summary="The inputs cannot be used:", code=code)
 

@@ -67,7 +67,7 @@ def case_forecast(predictor: Predictor, sight: Sight, speed: Speed) -> CaseForec
     return CaseForecast(
         sight=sight,
         effort=effort,
-        seconds=effort.forwards * speed.forward_s + voxels * speed.voxel_s,
+        seconds=effort.forwards * speed.forward_s + speed.around_s(voxels),
         peak_bytes=peak,
         fault=fault,
     )
@@ -91,7 +91,7 @@ def run_seconds(
         effort_on(predictor, grid, settings=settings, folds=folds).forwards for grid in grids
     )
     network_s *= speed.forward_s
-    each_s = [float(np.prod(grid.shape, dtype=np.int64)) * speed.voxel_s for grid in grids]
+    each_s = [speed.around_s(int(np.prod(grid.shape, dtype=np.int64))) for grid in grids]
     around_s = sum(each_s)
     if not overlapped or len(grids) < 2:
         return network_s + around_s

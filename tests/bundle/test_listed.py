@@ -137,6 +137,13 @@ def test_bids_data_sets_are_taken_by_suffix_and_keep_their_entities(tmp_path: Pa
     assert len(names([tmp_path], ("MR",))) == 4
 
 
+def test_a_data_set_without_the_bundles_channels_is_told(tmp_path: Path) -> None:
+    image(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz")
+    with pytest.raises(InputFault, match="PD, FLAIR") as fault:
+        names([tmp_path], ("PD", "FLAIR"))
+    assert fault.value.code == "E_NODATA"
+
+
 def test_a_file_of_any_name_in_a_bids_folder_gets_its_entities(tmp_path: Path) -> None:
     image(tmp_path / "sub-7" / "ses-2" / "anat" / "head.nii.gz")
     assert list(names([tmp_path / "sub-7" / "ses-2" / "anat" / "head.nii.gz"])) == [

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from medseg.bundle.inputs import UnusableCase
 from medseg.engine.deadline import in_time
 from medseg.engine.effort import effort_on
 from medseg.engine.forecast import case_forecast, run_seconds, seen
+from medseg.engine.job import Outcome
 from medseg.engine.once import run_job
 from medseg.engine.speed import Speed, keep_speed, kept_speed, measured_speed, speed_of
 from medseg.fault import InputFault
@@ -78,8 +80,8 @@ def test_the_forwards_forecast_are_those_that_are_run(tmp_path: Path) -> None:
     walker.models[0].register_forward_hook(lambda _m, given, _out: runs.append(len(given[0])))
     given = jobs(tmp_path / "o", images(tmp_path / "i", 1))
     (sight,) = seen(given, ("MR",))
-    forecast = case_forecast(walker, sight, Speed(1.0, 0.001))
-    assert forecast.seconds == pytest.approx(forecast.effort.forwards + 0.72)
+    forecast = case_forecast(walker, sight, Speed(1.0, 0.001, 2.0))
+    assert forecast.seconds == pytest.approx(forecast.effort.forwards + 2.72)
     assert forecast.peak_bytes > 0
     runs.clear()
     outcome = run_job(walker, given[0])
@@ -89,14 +91,14 @@ def test_the_forwards_forecast_are_those_that_are_run(tmp_path: Path) -> None:
 def test_a_header_that_cannot_be_read_is_in_the_forecast_too(tmp_path: Path) -> None:
     fault = InputFault("no", code="E_X")
     given = [job(tmp_path, "a", UnusableCase(fault))]
-    (forecast,) = (case_forecast(predictor(), s, Speed(1, 1)) for s in seen(given, ("MR",)))
+    (forecast,) = (case_forecast(predictor(), s, Speed(1, 1, 1)) for s in seen(given, ("MR",)))
     assert forecast.fault is fault
 
 
 def test_an_overlapped_run_is_as_long_as_its_slower_part(tmp_path: Path) -> None:
     walker = predictor()
     sights = seen(jobs(tmp_path / "o", images(tmp_path / "i", 4)), ("MR",))
-    speed = Speed(1.0, 1 / 720)
+    speed = Speed(1.0, 1 / 1440, 0.5)
     forwards = sum(
         effort_on(walker, sight.grid, settings=walker.settings, folds=1).forwards
         for sight in sights
@@ -124,7 +126,7 @@ def test_speed_is_measured_while_working_and_kept_by_machine_bundle_and_precisio
     assert kept_speed(tmp_path / "s", walker, "a") == speed
     assert kept_speed(tmp_path / "s", walker, "b") is None
     assert kept_speed(tmp_path / "s", predictor(precision="bf16"), "a") is None
-    keep_speed(tmp_path / "s", walker, "a", Speed(3 * speed.forward_s, speed.voxel_s))
+    keep_speed(tmp_path / "s", walker, "a", replace(speed, forward_s=3 * speed.forward_s))
     again = kept_speed(tmp_path / "s", walker, "a")
     assert again is not None
     assert again.forward_s == pytest.approx(2 * speed.forward_s)
@@ -134,6 +136,32 @@ def test_speed_is_measured_while_working_and_kept_by_machine_bundle_and_precisio
         assert kept_speed(tmp_path / "s", walker, "a") is None
 
 
+def outcome(voxels: int, seconds: float) -> Outcome:
+    return Outcome(
+        case="a",
+        state="done",
+        read_s=seconds / 2,
+        write_s=seconds / 2,
+        network_s=6.0,
+        forwards=3,
+        image_voxels=voxels,
+    )
+
+
+def test_what_a_case_takes_is_told_from_what_a_voxel_takes() -> None:
+    sizes = (1_000, 60_000, 10_000_000, 40_000_000)
+    speed = speed_of([outcome(1, 99.0), *(outcome(n, 0.2 + n * 1e-7) for n in sizes)])
+    assert speed is not None
+    assert speed.forward_s == pytest.approx(2)
+    assert (speed.voxel_s, speed.case_s) == (pytest.approx(1e-7), pytest.approx(0.2))
+    alike = speed_of([outcome(60_000, 0.3) for _ in range(4)])
+    assert alike is not None
+    # A study of 100 million voxels is not taken for 1700 such cases.
+    assert alike.around_s(60_000) == pytest.approx(0.3)
+    assert alike.around_s(100_000_000) < 30
+    assert speed_of([outcome(1, 1.0)]) is None
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert not keep_speed(tmp_path / "file" / "s", predictor(), "a", Speed(1, 1))
+    assert not keep_speed(tmp_path / "file" / "s", predictor(), "a", Speed(1, 1, 1))
