@@ -11,6 +11,7 @@ from medseg.cli import (
     datasets,
     doctor,
     evaluate,
+    export,
     import_,
     models,
     plan,
@@ -20,7 +21,7 @@ from medseg.cli import (
 )
 from medseg.fault import InputFault, all_at_once
 
-VERBS = (train, predict, evaluate, import_, check, plan, doctor, recipes, models, datasets)
+VERBS = (train, predict, evaluate, import_, export, check, plan, doctor, recipes, models, datasets)
 
 
 def parsed(given: Sequence[str]) -> argparse.Namespace:

@@ -38,8 +38,11 @@ class Convolution(nn.Module):
 def _is_small(x: Tensor) -> bool:
     """Whether torch would leave oneDNN for its own convolution, several times slower.
 
-    It does so on a CPU for one item with at most 20480 elements on its first four axes.
+    It does so on a CPU for one item with at most 20480 elements on its first four axes. A graph
+    that is traced shall not depend on it.
     """
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type == "cpu" and len(x) == 1 < x.shape[2] and x.shape[:4].numel() <= 20480
 
 

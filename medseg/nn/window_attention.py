@@ -1,6 +1,7 @@
 """Multi-head self-attention inside 3D windows, with a learned relative position bias."""
 
 import math
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from medseg_kernels.window_attention import window_attention
 
 Triple = tuple[int, int, int]
+# Whether the fast kernels are asked, or only torch's own operations.
+Kernels = Literal["fast", "reference"]
 
 
 class WindowAttention(nn.Module):
@@ -39,6 +42,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads, self.window, self.shift = heads, window, shift
         self.attention_drop_rate, self.faithful = attention_drop_rate, faithful
+        self.kernels: Kernels = "fast"
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.table = nn.Parameter(torch.empty(math.prod(2 * w - 1 for w in window), heads))
@@ -58,6 +62,7 @@ class WindowAttention(nn.Module):
             position="prefix" if self.faithful else "geometric",
             padding=self.qkv.bias,
             dropout=self.attention_drop_rate if self.training else 0.0,
+            backend="reference" if self.kernels == "reference" else None,
         )
         return self.drop(self.proj(tokens))
 
