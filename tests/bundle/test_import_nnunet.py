@@ -25,10 +25,12 @@ from tests.bundle.nnunet_peer import (
     write_case,
 )
 
-# nnU-Net rounds logits to float16, so its own labels are chance where two probabilities are this
-# near. A network of sixty steps is in doubt more often than a trained one.
+# nnU-Net sums and resamples logits in float16. With sums like that only voxels differ where its own
+# probabilities are this near to each other; with those of float32, which are nearer to the truth,
+# a few more of a network of sixty steps.
 TIE = 4e-3
-MOST_TIES = 5e-4
+MOST_TIES = 2e-4
+MOST_ROUNDED = 1e-3
 SHAPE = (34, 32, 26)
 MM = (0.9, 1.1, 1.3)
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "shell": 3}
@@ -92,8 +94,12 @@ class Case:
         image[0, 20:22, 15:25] = 0
         return cls(write_case(folder, "case", image, affine), tuple(peer.channels))
 
-    def ours(self, bundle: Bundle) -> np.ndarray:
-        return bundle.predictor().predict(read_volume(self.paths, self.channels)).array
+    def ours(self, bundle: Bundle, *, rounded: bool = False) -> np.ndarray:
+        settings = bundle.walk_settings()
+        if rounded:
+            settings = replace(settings, sums="float16", blended="logits")
+        volume = read_volume(self.paths, self.channels)
+        return bundle.predictor(settings=settings).predict(volume).array
 
 
 def assert_the_labels_are_theirs(peers: Peers, case: Case, *stages: Peer) -> None:
@@ -117,8 +123,8 @@ def assert_one_stages_labels_are_theirs(
     theirs = predictor_of(peers.results(*stages) / stage.model_name, stage.folds)
     wanted = predicted(theirs, case.paths, previous=previous)
     assert (np.bincount(wanted.ravel(), minlength=4)[1:] > 20).sum() >= 2
-    labels = case.ours(bundle)
-    differs = labels != wanted
+    assert (case.ours(bundle) != wanted).mean() <= MOST_ROUNDED
+    differs = case.ours(bundle, rounded=True) != wanted
     assert differs.mean() <= MOST_TIES
     if differs.any() and "Reorient" not in stage.reader:
         assert margins(theirs, case.paths, previous=previous)[differs].max() < TIE
@@ -212,7 +218,7 @@ def test_the_command_line_imports_and_predicts_what_nnunet_does(
     assert main([*given, "--device", "cpu"]) == 0
     labels = np.asanyarray(nibabel.load(tmp_path / "out" / "case.nii.gz").dataobj)
     theirs = predicted(predictor_of(results / Peer().model_name, (0,)), case.paths)
-    assert (labels != theirs).mean() <= MOST_TIES
+    assert (labels != theirs).mean() <= MOST_ROUNDED
     assert (theirs > 0).sum() > 100
 
 
