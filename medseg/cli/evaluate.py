@@ -35,6 +35,13 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         "--tolerance-mm", type=float, default=1.0, help="tolerance of the NSD (1 mm)"
     )
     parser.add_argument(
+        "--nsd",
+        choices=("border-voxels", "surface-elements"),
+        default="border-voxels",
+        help="what the NSD counts: border voxels, as MONAI does by default, or the area of "
+        "surface elements, as DeepMind's surface-distance (border-voxels)",
+    )
+    parser.add_argument(
         "--cases", help="only these: names with commas, or a run's split.json (its validation)"
     )
     parser.add_argument(
@@ -65,6 +72,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             args.truth,
             target,
             tolerance_mm=args.tolerance_mm,
+            nsd=args.nsd,
             images=args.images,
             cases=cases,
             allow_missing=args.allow_missing,
@@ -95,7 +103,8 @@ def _show(evaluation: "Evaluation", tolerance_mm: float, terminal: Terminal) -> 
                 _shown(lines[name, "hd95_mm"].mean, 2),
             )
         )
-    columns = ("", "Dice", "95 % interval", f"NSD {tolerance_mm:g} mm", "HD95 mm")
+    nsd = f"NSD {tolerance_mm:g} mm, {evaluation.nsd.replace('-', ' ')}"
+    columns = ("", "Dice", "95 % interval", nsd, "HD95 mm")
     terminal.table(f"{len(evaluation.cases)} cases", columns, rows)
 
 

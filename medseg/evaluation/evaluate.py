@@ -9,6 +9,7 @@ import numpy as np
 
 from medseg.evaluation.interval import bootstrap_intervals
 from medseg.evaluation.metrics import (
+    NsdConvention,
     Scores,
     Structure,
     score_pair,
@@ -74,6 +75,7 @@ class Evaluation:
     target: Target
     tolerances_mm: Mapping[str, float]
     unscored: tuple[str, ...] = ()
+    nsd: NsdConvention = "border-voxels"
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -123,6 +125,7 @@ def evaluate(
     target: Target,
     *,
     tolerance_mm: float | Mapping[str, float] = 1.0,
+    nsd: NsdConvention = "border-voxels",
     images: Path | None = None,
     cases: Sequence[str] | None = None,
     allow_missing: bool = False,
@@ -139,7 +142,12 @@ def evaluate(
     """
     found = find_pairs(predictions, truths, images=images, cases=cases, allow_missing=allow_missing)
     return evaluate_pairs(
-        found.pairs, target, tolerance_mm=tolerance_mm, unscored=found.unscored, listener=listener
+        found.pairs,
+        target,
+        tolerance_mm=tolerance_mm,
+        nsd=nsd,
+        unscored=found.unscored,
+        listener=listener,
     )
 
 
@@ -148,6 +156,7 @@ def evaluate_pairs(
     target: Target,
     *,
     tolerance_mm: float | Mapping[str, float] = 1.0,
+    nsd: NsdConvention = "border-voxels",
     unscored: tuple[str, ...] = (),
     listener: Listener = silent,
 ) -> Evaluation:
@@ -158,10 +167,10 @@ def evaluate_pairs(
     for done, pair in enumerate(pairs, start=1):
         truth = read_labels(pair.truth, target.labels)
         prediction = read_prediction(pair, truth)
-        scores = score_pair(prediction, truth, target, tolerance_mm=tolerances)
+        scores = score_pair(prediction, truth, target, tolerance_mm=tolerances, nsd=nsd)
         cases.append(CaseScores(pair, scores))
         listener(Progress("evaluate", done, len(pairs), text=pair.case))
-    return Evaluation(tuple(cases), target, tolerances, unscored)
+    return Evaluation(tuple(cases), target, tolerances, unscored, nsd)
 
 
 def read_prediction(pair: Pair, truth: LabelVolume) -> LabelVolume:

@@ -15,16 +15,19 @@ right to find nothing; and infinity for HD95 where one mask is empty.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from medseg.evaluation.surface import border_voxels, surface_distances
+from medseg.evaluation.elements import Elements, elements_nsd, surface_elements
+from medseg.evaluation.surface import border_voxels, surface_scores
 from medseg.fault import InputFault
 from medseg.volume import LabelVolume, Target
 
 VOXELS_AT_ONCE = 1 << 20
+NsdConvention = Literal["border-voxels", "surface-elements"]
 METRICS = (
     "dice",
     "nsd",
@@ -101,12 +104,14 @@ def score_pair(
     target: Target,
     *,
     tolerance_mm: float | Mapping[str, float] = 1.0,
+    nsd: NsdConvention = "border-voxels",
 ) -> dict[str, Scores]:
     """Scores of each structure of `target`, by name; `tolerance_mm` may differ by name.
 
     Dice = 2 |P and T| / (|P| + |T|). NSD (normalized surface Dice, Nikolov et al. 2018,
-    arXiv 1809.04430) is the share of both borders within the tolerance; HD95 is the larger of the
-    two directed 95th percentiles of border distances. Borders are those of `surface`.
+    arXiv 1809.04430) is the share of both surfaces within the tolerance, counted in border voxels
+    (MONAI's default) or in the area of surface elements (DeepMind's). HD95 is the larger of the
+    two directed 95th percentiles of distances between border voxels.
 
     Raises:
         InputFault: the two lie on different grids (E_PAIR), or a structure has no tolerance
@@ -122,10 +127,18 @@ def score_pair(
     wanted = structures(target)
     tolerances = tolerances_mm(wanted, tolerance_mm)
     pair = _Pair.of(prediction, truth, target)
-    borders = pair.borders(wanted)
-    return {
+    borders = pair.surfaces(wanted, border_voxels)
+    scores = {
         structure.name: pair.scores(structure, borders[structure.name], tolerances[structure.name])
         for structure in wanted
+    }
+    if nsd == "border-voxels":
+        return scores
+    del borders
+    elements = pair.surfaces(wanted, surface_elements)
+    return {
+        name: pair.with_elements(found, elements[name], tolerances[name])
+        for name, found in scores.items()
     }
 
 
@@ -157,7 +170,7 @@ def tolerances_mm(
     return found
 
 
-Borders = tuple[np.ndarray, np.ndarray]
+Surface = TypeVar("Surface", np.ndarray, Elements)
 
 
 @dataclass(frozen=True)
@@ -185,9 +198,13 @@ class _Pair:
             voxel_ml=truth.grid.voxel_volume_mm3 / 1000,
         )
 
-    def borders(self, wanted: tuple[Structure, ...]) -> dict[str, Borders]:
-        """Border voxels (prediction, truth) by name: the labels in one pass, a region in one."""
-        single = [border_voxels(a, len(self.index_of)) for a in (self.prediction, self.truth)]
+    def surfaces(
+        self,
+        wanted: tuple[Structure, ...],
+        surfaces_of: Callable[[np.ndarray, int], list[Surface]],
+    ) -> dict[str, tuple[Surface, Surface]]:
+        """Surfaces (prediction, truth) by name: the labels in one pass, a region in one."""
+        single = [surfaces_of(a, len(self.index_of)) for a in (self.prediction, self.truth)]
         found = {}
         for structure in wanted:
             if len(structure.values) == 1:
@@ -196,11 +213,29 @@ class _Pair:
             else:
                 member = np.zeros(len(self.index_of) + 1, dtype=np.uint8)
                 member[self._places(structure)] = 1
-                masks = (member[self.prediction], member[self.truth])
-                found[structure.name] = tuple(border_voxels(mask, 1)[0] for mask in masks)
+                found[structure.name] = (
+                    surfaces_of(member[self.prediction], 1)[0],
+                    surfaces_of(member[self.truth], 1)[0],
+                )
         return found
 
-    def scores(self, structure: Structure, borders: Borders, tolerance_mm: float) -> Scores:
+    def with_elements(
+        self, scores: Scores, elements: tuple[Elements, Elements], tolerance_mm: float
+    ) -> Scores:
+        """The scores with the NSD of surface elements; where a mask is empty they stay."""
+        if scores.volume_ml == 0 or scores.truth_volume_ml == 0:
+            return scores
+        nsd = elements_nsd(
+            *elements,
+            shape=self.truth.shape,
+            spacing_mm=self.spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )
+        return replace(scores, nsd=nsd)
+
+    def scores(
+        self, structure: Structure, borders: tuple[np.ndarray, np.ndarray], tolerance_mm: float
+    ) -> Scores:
         places = self._places(structure)
         predicted = int(self.confusion[places].sum())
         true = int(self.confusion[:, places].sum())
@@ -210,11 +245,16 @@ class _Pair:
             return Scores(1.0, 1.0, 0.0, *volumes)
         if predicted == 0 or true == 0:
             return Scores(0.0, 0.0, math.nan, *volumes)
-        distances = surface_distances(*borders, shape=self.truth.shape, spacing_mm=self.spacing_mm)
+        of_borders = surface_scores(
+            *borders,
+            shape=self.truth.shape,
+            spacing_mm=self.spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )
         return Scores(
             dice=2 * common / (predicted + true),
-            nsd=distances.nsd(tolerance_mm),
-            hd95_mm=distances.hd95_mm(),
+            nsd=of_borders.nsd,
+            hd95_mm=of_borders.hd95_mm,
             volume_ml=volumes[0],
             truth_volume_ml=volumes[1],
         )
@@ -238,6 +278,8 @@ def _foreground_box(*arrays: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def _as_indices(array: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
+    if values == tuple(range(1, len(values) + 1)):
+        return array
     index_of = np.zeros(max(values) + 1, dtype=np.uint8 if len(values) < 256 else np.uint16)
     index_of[list(values)] = np.arange(1, len(values) + 1)
     return index_of[array]

@@ -12,7 +12,7 @@ from medseg.evaluation.figures import colors_of, plane_figure, strip
 from medseg.evaluation.interval import RESAMPLES
 from medseg.evaluation.metrics import Scores
 from medseg.evaluation.slices import Plane
-from medseg.evaluation.tables import CONVENTIONS, versions
+from medseg.evaluation.tables import CONVENTIONS, NSD, versions
 
 LOOK = Path(__file__).with_name("page.css")
 BEHAVIOR = Path(__file__).with_name("page.js")
@@ -233,7 +233,7 @@ def _sortable_cell(value: float, metric: str) -> str:
 def _method(evaluation: Evaluation) -> str:
     told = {
         "Dice": CONVENTIONS["dice"],
-        "NSD": CONVENTIONS["nsd"],
+        "NSD": NSD[evaluation.nsd],
         "HD95": CONVENTIONS["hd95_mm"],
         "Tolerance of NSD": _tolerance(evaluation, all_names=True),
         "Volume error": CONVENTIONS["volume_error"],

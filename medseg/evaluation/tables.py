@@ -10,18 +10,24 @@ from typing import Any
 
 from medseg.evaluation.evaluate import SEED, Evaluation, Summary
 from medseg.evaluation.interval import LEVEL, RESAMPLES
-from medseg.evaluation.metrics import METRICS
+from medseg.evaluation.metrics import METRICS, NsdConvention
 
 SUMMARY_COLUMNS = ("name", "metric", "mean", "median", "sd", "low", "high", "cases", "undefined")
 CONVENTIONS = {
     "dice": "2 |P and T| / (|P| + |T|)",
-    "nsd": "normalized surface Dice; the surface of a mask is its border voxels (those with a "
-    "face neighbor outside the mask), as in MONAI's default, not DeepMind's surface elements",
     "hd95_mm": "larger of the two directed 95th percentiles of the distances between border "
-    "voxels, in mm",
+    "voxels (those of a mask with a face neighbor outside it), in mm",
     "volume_error": "prediction less truth, in ml, and in percent of the truth",
     "empty": "in neither map: Dice 1, NSD 1, HD95 0; in one map: Dice 0, NSD 0, and HD95 is not "
     "defined, left out of the mean and counted",
+}
+NSD: Mapping[NsdConvention, str] = {
+    "border-voxels": "normalized surface Dice; the surface of a mask is its border voxels (those "
+    "with a face neighbor outside the mask), as in MONAI's default, not DeepMind's surface "
+    "elements (--nsd surface-elements)",
+    "surface-elements": "normalized surface Dice; the surface of a mask is made of surface "
+    "elements between voxels, weighted by their area, as in DeepMind's surface-distance, not "
+    "MONAI's border voxels (--nsd border-voxels)",
 }
 
 
@@ -66,7 +72,8 @@ def as_json(evaluation: Evaluation, summaries: Sequence[Summary]) -> dict[str, A
         ],
         "mean_over": list(evaluation.headline),
         "tolerance_mm": dict(evaluation.tolerances_mm),
-        "conventions": CONVENTIONS,
+        "nsd": evaluation.nsd,
+        "conventions": {**CONVENTIONS, "nsd": NSD[evaluation.nsd]},
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES, "level": LEVEL},
         "missing_counted_as_empty": list(evaluation.missing),
         "predictions_without_truth": list(evaluation.unscored),

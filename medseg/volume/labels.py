@@ -16,6 +16,7 @@ import numpy as np
 from medseg.fault import InputFault, all_at_once
 
 LARGEST_VALUE = 65_535
+VALUES_AT_ONCE = 1 << 16
 CODE_COLUMNS = tuple(
     f"{group}_{part}"
     for group in ("Category", "Type", "TypeModifier", "Region", "RegionModifier")
@@ -115,7 +116,7 @@ class LabelTable:
 
     def refuse_unknown(self, array: np.ndarray) -> None:
         """Raise an InputFault that names the values of `array` that the table does not have."""
-        counts = np.bincount(array.ravel(order="K"))
+        counts = _counts(array.ravel(order="K"))
         unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in self]
         if unknown:
             shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in unknown[:8])
@@ -131,6 +132,18 @@ class LabelTable:
         if len(values) > 20:
             values = [*values[:10], "...", values[-1]]
         return ", ".join(values)
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """How often each value from 0 to the largest occurs, for at least one value."""
+    # numpy counts in int64, so a part at a time spares eight times the memory of uint8.
+    parts = [
+        values[start : start + VALUES_AT_ONCE] for start in range(0, len(values), VALUES_AT_ONCE)
+    ]
+    counts = np.zeros(int(max((part.max() for part in parts), default=0)) + 1, dtype=np.int64)
+    for part in parts:
+        counts += np.bincount(part, minlength=len(counts))
+    return counts
 
 
 def _label_of_row(row: Mapping[str, str | None], place: str) -> Label:

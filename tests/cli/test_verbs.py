@@ -44,9 +44,11 @@ def test_predict_then_evaluate(run: Path, hippocampi: Path, tmp_path: Path) -> N
         [
             *("evaluate", str(out), str(hippocampi / "labelsTr"), "-o", str(report)),
             *("--bundle", str(run / "bundle"), "--cases", str(run / "split.json")),
+            *("--nsd", "surface-elements"),
         ]
     )
     assert code == 0
+    assert json.loads((report / "scores.json").read_text())["nsd"] == "surface-elements"
     for name in ("scores.csv", "summary.csv", "scores.json", "report.html"):
         assert (report / name).is_file()
 

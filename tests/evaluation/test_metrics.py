@@ -62,14 +62,44 @@ def test_scores_equal_monais(seed: int, spacing_mm: tuple[float, float, float]) 
 
 
 @pytest.mark.filterwarnings(OF_MONAI)
-def test_surface_elements_of_deepmind_give_another_nsd() -> None:
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 0.9, 3.0)])
+@pytest.mark.parametrize("tolerance_mm", [0.0, 1.0, 1.4])
+def test_surface_elements_give_the_nsd_of_monais_subvoxels(
+    spacing_mm: tuple[float, float, float], tolerance_mm: float
+) -> None:
     truth, prediction = blobs(0, (40, 36, 22)), blobs(0, (40, 36, 22), jitter=0.08)
-    ours = score_pair(volume(prediction), volume(truth), REGIONS, tolerance_mm=1.0)["WT"].nsd
-    p, t = (torch.from_numpy(a > 0)[None, None] for a in (prediction, truth))
-    theirs = compute_surface_dice(
-        p, t, [1.0], include_background=True, spacing=(1, 1, 1), use_subvoxels=True
-    )
-    assert 0.005 < abs(ours - float(theirs)) < 0.15
+    # A mask on the end of the volume has a surface there as well.
+    truth[:, :4, :6], prediction[:, :5, :7] = 2, 2
+    pair = volume(prediction, spacing_mm), volume(truth, spacing_mm)
+    elements = score_pair(*pair, REGIONS, tolerance_mm=tolerance_mm, nsd="surface-elements")
+    voxels = score_pair(*pair, REGIONS, tolerance_mm=tolerance_mm)
+    members = {structure.name: structure.values for structure in structures(REGIONS)}
+    for name, found in elements.items():
+        p, t = (
+            torch.from_numpy(np.isin(a, members[name]))[None, None] for a in (prediction, truth)
+        )
+        theirs = compute_surface_dice(
+            p,
+            t,
+            [tolerance_mm + 1e-6],
+            include_background=True,
+            spacing=spacing_mm,
+            use_subvoxels=True,
+        )
+        assert found.nsd == pytest.approx(float(theirs), abs=1e-5)
+        assert found.nsd == 1 or abs(found.nsd - voxels[name].nsd) > 1e-3
+        assert (found.dice, found.hd95_mm) == (voxels[name].dice, voxels[name].hd95_mm)
+
+
+def test_surface_elements_of_an_empty_mask_score_as_border_voxels_do() -> None:
+    array = np.zeros((4, 4, 4), dtype=np.uint8)
+    array[1:3, 1:3, 1:3] = 2
+    full, empty = volume(array), volume(np.zeros_like(array))
+    for pair in ((full, empty), (empty, full), (empty, empty), (full, full)):
+        elements = score_pair(*pair, LABELS, nsd="surface-elements")
+        assert [s.nsd for s in elements.values()] == [
+            s.nsd for s in score_pair(*pair, LABELS).values()
+        ]
 
 
 def test_volumes_are_in_milliliters() -> None:

@@ -4,6 +4,8 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -126,11 +128,23 @@ def test_the_json_says_how_it_was_scored(evaluation: Evaluation, tmp_path: Path)
     report = write_report(evaluation, tmp_path / "out")
     told = json.loads(report.json.read_text(), parse_constant=pytest.fail)
     assert told["tolerance_mm"] == {"left <lobe>": 1.0, "rim & core": 1.0}
+    assert told["nsd"] == "border-voxels"
+    assert "MONAI's default" in told["conventions"]["nsd"]
     assert told["missing_counted_as_empty"] == ["none"]
     assert told["bootstrap"]["seed"] == 0
     assert "medseg" in told["versions"]
     assert [case["case"] for case in told["cases"]] == ["good", "none", "worse"]
     assert told["cases"][1]["scores"]["rim & core"]["hd95_mm"] is None
+
+
+def test_the_page_and_the_json_name_what_the_nsd_counts(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    report = write_report(replace(evaluation, nsd="surface-elements"), tmp_path / "out")
+    told = json.loads(report.json.read_text())
+    assert told["nsd"] == "surface-elements"
+    assert "as in DeepMind's surface-distance" in told["conventions"]["nsd"]
+    assert escape(told["conventions"]["nsd"]) in report.page.read_text()
 
 
 def test_planes_look_at_the_patient_as_radiologists_do() -> None:

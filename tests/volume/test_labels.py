@@ -87,6 +87,16 @@ def test_long_lists_are_told_short():
     assert "..., 299" in str(fault.value)
 
 
+def test_unknown_values_are_counted_over_more_voxels_than_are_taken_at_once() -> None:
+    table = LabelTable.from_names({1: "a"})
+    array = np.ones((50, 60, 70), dtype=np.uint8, order="F")
+    array[::2] = 7
+    array[0, 0, 0] = 9
+    with pytest.raises(InputFault, match=r"7 \(104999 voxels\), 9 \(1 voxels\)"):
+        table.refuse_unknown(array)
+    table.refuse_unknown(np.zeros((0, 3, 3), dtype=np.uint8))
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
