@@ -20,10 +20,14 @@ from medseg.volume import Grid, Label, LabelTable, LabelVolume, Volume
 
 PANEL, GAP, TITLE, ROW = 380, 10, 34, 24
 BACK, FRONT, FAINT, FAULT = (14, 17, 22), (235, 238, 242), (140, 148, 158), (255, 107, 96)
+DIRECTIONS = ("RL", "AP", "SI")
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 # The labels' box is shown with this margin around it, and at least so much of the body.
 MARGIN_SHARE, LEAST_MM = 0.3, 90.0
 OPACITY = 0.28
+# How far beyond the quartiles of the labels' intensities is still gray: Tukey's fences, and at
+# least this share of all intensities.
+FENCE, LEAST_WINDOW = 1.5, 0.4
 COLUMNS, MOST_NAMED = 4, 28
 SAMPLES = 200_000
 # A contact sheet: cases in a row, rows of a page, and the height of one case.
@@ -43,9 +47,10 @@ def draw_sheet(path: Path, volume: Volume, labels: LabelVolume, *, title: str) -
 def sheet_of(volume: Volume, labels: LabelVolume, *, title: str) -> bytes:
     """The picture of one case as a PNG; see `draw_sheet`."""
     gray, values = to_ras(volume.array[0], volume.grid), to_ras(labels.array, labels.grid)
-    view = _view_of(values, labels.grid)
-    limits = _limits(gray, view)
-    sizes = _sizes_ml(labels)
+    areas, counts = _counted(values, max(labels.table.values) + 1)
+    view = _view_of(areas, labels.grid)
+    limits = _limits(gray, values, view)
+    sizes = _sizes_ml(labels, counts)
     rows = min(-(-max(len(sizes), 1) // COLUMNS), MOST_NAMED // COLUMNS)
     width = 3 * PANEL + 4 * GAP
     sheet = Image.new("RGB", (width, TITLE + PANEL + rows * ROW + 2 * GAP), BACK)
@@ -55,7 +60,7 @@ def sheet_of(volume: Volume, labels: LabelVolume, *, title: str) -> bytes:
         x = GAP + number * (PANEL + GAP)
         panel = _panel(gray, values, view, axis, limits, labels.table)
         sheet.paste(Image.fromarray(panel), (x, TITLE))
-        _annotate(draw, x, name, left, top, _place(view, axis))
+        _annotate(draw, x, name, left, top, _place(view, axis, labels.grid))
     if not sizes:
         draw.text((width / 2, TITLE + PANEL / 2), "no label found", FAULT, _font(54), anchor="mm")
     _name(draw, sizes, TITLE + PANEL + GAP)
@@ -92,13 +97,32 @@ class _View:
     spacing_mm: tuple[float, float, float]
 
 
-def _view_of(values: Integer[np.ndarray, "r a s"], grid: Grid) -> _View:
+def _counted(
+    values: Integer[np.ndarray, "r a s"], size: int
+) -> tuple[list[Integer[np.ndarray, " n"]], Integer[np.ndarray, " size"]]:
+    """The labeled voxels of each plane along each axis, and the voxels of each value.
+
+    Plane by plane as they are stored: numpy would copy all of them, eight bytes a voxel.
+    """
+    slow = max(range(3), key=lambda axis: abs(values.strides[axis]))
+    areas = [np.zeros(side, dtype=np.int64) for side in values.shape]
+    counts = np.zeros(size, dtype=np.int64)
+    rows, columns = (areas[axis] for axis in range(3) if axis != slow)
+    for number, plane in enumerate(np.moveaxis(values, slow, 0)):
+        found = np.bincount(plane.ravel(order="K"), minlength=size)
+        counts += found
+        areas[slow][number] = plane.size - found[0]
+        if areas[slow][number]:
+            inside = plane != 0
+            rows += np.count_nonzero(inside, axis=1)
+            columns += np.count_nonzero(inside, axis=0)
+    return areas, counts
+
+
+def _view_of(areas: Sequence[Integer[np.ndarray, " n"]], grid: Grid) -> _View:
+    """The planes of the largest cross-sections, and a box about all labels."""
     axes, _ = grid.nearest_axes()
     spacing = [grid.spacing_mm[axes.index(world)] for world in range(3)]
-    areas = [
-        np.count_nonzero(values, axis=tuple(other for other in range(3) if other != axis))
-        for axis in range(3)
-    ]
     center, low, high = [], [], []
     for axis, area in enumerate(areas):
         hit = np.flatnonzero(area)
@@ -109,19 +133,26 @@ def _view_of(values: Integer[np.ndarray, "r a s"], grid: Grid) -> _View:
         low.append(max(int(first - margin), 0))
         high.append(min(int(np.ceil(last + margin)), side))
         center.append(int(area.argmax()) if hit.size else side // 2)
-    i, j, k = values.shape
+    i, j, k = map(len, areas)
     spaced = (spacing[0], spacing[1], spacing[2])
     return _View(_three(center), _three(low), _three(high), (i, j, k), spaced)
 
 
-def _limits(gray: Float[np.ndarray, "r a s"], view: _View) -> tuple[float, float]:
-    """The intensities that are black and white: those of the box shown, without the outermost."""
-    box = gray[tuple(slice(a, b) for a, b in zip(view.low, view.high, strict=True))]
-    step = max(round((box.size / SAMPLES) ** (1 / 3)), 1)
-    sample = box[::step, ::step, ::step]
+def _limits(
+    gray: Float[np.ndarray, "r a s"], values: Integer[np.ndarray, "r a s"], view: _View
+) -> tuple[float, float]:
+    """The intensities that are black and white: those of the labels and about them, of the box."""
+    box = tuple(slice(a, b) for a, b in zip(view.low, view.high, strict=True))
+    step = max(round((gray[box].size / SAMPLES) ** (1 / 3)), 1)
+    sample, marks = (array[box][::step, ::step, ::step] for array in (gray, values))
     # What the image is filled up with beyond the body says nothing of it.
     inside = sample[sample != sample.min()]
     low, high = np.percentile(inside, (1, 99)) if inside.size else (0.0, 0.0)
+    marked = sample[marks > 0]
+    if marked.size:
+        first, last = np.percentile(marked, (25, 75))
+        about = max(FENCE * (last - first), LEAST_WINDOW * (high - low))
+        low, high = max(low, first - about), min(high, last + about)
     if low >= high:
         low, high = float(sample.min()), float(sample.max()) + 1e-6
     return float(low), float(high)
@@ -180,18 +211,28 @@ def _annotate(
         ((x + PANEL / 2, TITLE + PANEL - 6), OPPOSITE[top], "mb"),
     ):
         draw.text(at, letter, FRONT, small, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
-    told = f"{name}, {place}"
+    told = f"{name}\n{place}"
+    # In two lines it does not reach the letter in the middle.
     at = x + 6, TITLE + PANEL - 6
-    draw.text(at, told, FAINT, _font(12), anchor="lb", stroke_width=2, stroke_fill=(0, 0, 0))
+    draw.text(at, told, FAINT, _font(12), anchor="ld", stroke_width=2, stroke_fill=(0, 0, 0))
 
 
-def _place(view: _View, axis: int) -> str:
-    return f"slice {view.center[axis] + 1} of {view.sides[axis]}"
+def _place(view: _View, axis: int, grid: Grid) -> str:
+    """The slice, and where its middle lies in the scanner: millimeters to R, A or S, or against."""
+    worlds, signs = grid.nearest_axes()
+    voxel = [(side - 1) / 2 for side in grid.shape]
+    stored = worlds.index(axis)
+    along = view.center[axis]
+    voxel[stored] = along if signs[stored] > 0 else grid.shape[stored] - 1 - along
+    at = round(float((grid.affine @ [*voxel, 1.0])[axis]))
+    toward = DIRECTIONS[axis][0 if at >= 0 else 1]
+    return f"slice {along + 1} of {view.sides[axis]}, {toward} {abs(at)} mm"
 
 
-def _sizes_ml(labels: LabelVolume) -> list[tuple[Label, float]]:
+def _sizes_ml(
+    labels: LabelVolume, counts: Integer[np.ndarray, " size"]
+) -> list[tuple[Label, float]]:
     """The labels that are there and their volumes, the largest first."""
-    counts = np.bincount(labels.array.ravel(order="K"), minlength=max(labels.table.values) + 1)
     voxel_ml = labels.grid.voxel_volume_mm3 / 1000
     found = [
         (label, float(counts[label.value]) * voxel_ml)

@@ -64,7 +64,7 @@ def write_monai_bundle(
         write_json(made / "configs/metadata.json", _metadata(name, task))
         write_text(made / "docs/README.md", _readme(name, task))
         read_back = _parsed_network(made)
-        apart = refuse_other_logits(network, read_back, windows, place=str(folder))
+        apart = refuse_other_logits(models, read_back, windows, place=str(folder))
         made.chmod(0o755)
         made.rename(folder)
     finally:
@@ -319,11 +319,11 @@ def _readme(name: str, task: Task) -> str:
     return (
         f"# {name}\n\nExported by medseg. Put images into `data/` (channels "
         f"{', '.join(task.channels)} in this order, in one 4D file where there are several) and "
-        "run (MONAI wants pytorch-ignite and fire)\n\n    python -m monai.bundle run --config_file configs/inference.json\n\nThe network "
-        "is the bundle's, compared when it was exported. Around it are MONAI's transforms: its "
-        "spline and its grids differ slightly from medseg's, test-time mirroring and rules of "
-        "post-processing are left out, so labels differ at borders. `medseg predict` is the "
-        "reference.\n"
+        "run (MONAI wants pytorch-ignite and fire)\n\n    python -m monai.bundle run "
+        "--config_file configs/inference.json\n\nThe network is the bundle's, compared when it was "
+        "exported. Around it are MONAI's transforms: where images are resampled its spline and its "
+        "grids differ slightly from medseg's, and test-time mirroring and rules of post-processing "
+        "are left out, so labels differ at borders. `medseg predict` is the reference.\n"
     )
 
 

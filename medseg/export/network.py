@@ -29,25 +29,33 @@ class Averaged(nn.Module):
         return total / len(self.models) if others else total
 
 
+def averaged(models: Sequence[nn.Module]) -> Averaged:
+    """A copy of the mean of `models` on the CPU in float32, in evaluation mode."""
+    return Averaged([copy.deepcopy(model).cpu().float() for model in models]).eval()
+
+
 def plain_network(models: Sequence[nn.Module]) -> Averaged:
-    """A copy on the CPU in float32 that calls no kernel of ours, in evaluation mode."""
-    network = Averaged([copy.deepcopy(model).cpu().float() for model in models])
+    """As `averaged`, but it calls no kernel of ours."""
+    network = averaged(models)
     choose_kernels(network, "reference")
-    return network.eval()
+    return network
 
 
 def refuse_other_logits(
-    network: nn.Module,
+    models: Sequence[nn.Module],
     read_back: Callable[[Tensor], Tensor],
     windows: Sequence[Tensor],
     *,
     place: str,
 ) -> float:
-    """The largest difference of what was read back from `network` on `windows`.
+    """The largest difference of what was read back from the mean of `models` on `windows`.
+
+    The models run as medseg predicts with them, its kernels included.
 
     Raises:
         InputFault: it is more than rounding (E_SELFTEST): 1e-4 and 1e-4 of the largest logit.
     """
+    network = averaged(models)
     apart = 0.0
     for window in windows:
         with torch.no_grad():

@@ -44,7 +44,7 @@ def write_onnx(
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(_serialized(network, windows[0], facts))
-        return refuse_other_logits(network, _session(temporary), windows, place=str(path))
+        return refuse_other_logits(models, _session(temporary), windows, place=str(path))
 
 
 def _serialized(network: nn.Module, window: Tensor, facts: Mapping[str, Any]) -> bytes:

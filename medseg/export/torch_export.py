@@ -33,7 +33,7 @@ def write_torch_export(
         try:
             torch.export.save(program, named, extra_files={FACTS: json.dumps(facts)})
             read_back = torch.export.load(named).module()
-            apart = refuse_other_logits(network, read_back, windows, place=str(path))
+            apart = refuse_other_logits(models, read_back, windows, place=str(path))
             named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)

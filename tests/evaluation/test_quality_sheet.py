@@ -1,6 +1,7 @@
 """The picture shows what is there, on the side where it is, and says when nothing is."""
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,14 @@ from medseg.evaluation.quality_sheet import (
     GAP,
     PANEL,
     TITLE,
+    _counted,
+    _place,
+    _view_of,
     contact_sheet,
     draw_sheet,
     sheet_of,
 )
+from medseg.evaluation.slices import to_ras
 from medseg.volume import Grid, Label, LabelTable, LabelVolume, Volume
 
 RED, GREEN = (230, 20, 20), (20, 230, 20)
@@ -88,6 +93,37 @@ def test_the_front_is_on_top_of_the_axial_plane_and_on_the_left_of_the_sagittal_
 
 def test_how_a_volume_is_stored_does_not_matter() -> None:
     assert sheet_of(*case(), title="a") == sheet_of(*turned(*case()), title="a")
+
+
+def test_every_voxel_is_counted_without_a_copy_of_the_volume() -> None:
+    values = np.zeros((90, 80, 70), dtype=np.uint16, order="F")
+    values[::3, 5:30, 7] = 2
+    values[40, 60, 30:50] = 1
+    flipped = values[::-1, :, ::-1]
+    tracemalloc.start()
+    areas, counts = _counted(flipped, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes / 2
+    assert counts.tolist() == [values.size - 770, 20, 750]
+    for axis, area in enumerate(areas):
+        others = tuple(other for other in range(3) if other != axis)
+        assert area.tolist() == (flipped > 0).sum(axis=others).tolist()
+
+
+def test_where_a_plane_lies_is_told_in_millimeters_however_it_is_stored() -> None:
+    for stored in (case(), turned(*case())):
+        values, grid = to_ras(stored[1].array, stored[1].grid), stored[1].grid
+        view = _view_of(_counted(values, 3)[0], grid)
+        # 2 mm a voxel from the middle of the first one; 3 mm along the body.
+        told = [_place(view, axis, grid) for axis in range(3)]
+        assert told == [
+            f"slice {at + 1} of {side}, {toward} {at * step} mm"
+            for at, side, toward, step in zip(view.center, SHAPE, "RAS", (2, 2, 3), strict=True)
+        ]
+    far = np.array(RAS)
+    far[:3, 3] = -1000
+    assert [_place(view, axis, Grid(SHAPE, far)).split(", ")[1][0] for axis in range(3)] == [*"LPI"]
 
 
 def test_millimeters_are_square() -> None:
