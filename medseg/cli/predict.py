@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cli.amounts import axes, duration_s, numbers, size_bytes
+from medseg.cli.clustered import add_cluster, is_clustered, refuse_cluster, run_clustered
 from medseg.cli.foretold import tell_forecast
 from medseg.cli.terminal import Terminal
 from medseg.cli.told import Told
@@ -58,6 +59,7 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
     _add_outputs(parser.add_argument_group("what is written"))
     _add_reading(parser.add_argument_group("how inputs are read"))
     _add_network(parser.add_argument_group("how the network is walked"))
+    add_cluster(parser.add_argument_group("many processes and machines (Dask)"))
     parser.set_defaults(run=run)
 
 
@@ -137,6 +139,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Predict every case; one that cannot be is reported and the rest is done (code 3)."""
     # What was mistyped is told before anything heavy is loaded.
     changes = _changes(args)
+    refuse_cluster(args)
     formats = chosen_formats(args.format)
     if not args.inputs and not args.list:
         raise InputFault("name an INPUT, or a list of them (--list).", code="E_USE")
@@ -152,7 +155,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     channels, rules = manifest["task"].get("channels", []), manifest.get("dicom", {})
     reading = Reading(args.affine, tuple(args.series), not args.no_repair)
     inputs, named = expanded(args.inputs), {}
-    for file in args.list:
+    lists = args.list
+    if is_clustered(args):
+        # Workers need not stand in this folder.
+        inputs = [path.absolute() for path in inputs]
+        lists = [file.absolute() for file in lists]
+    for file in lists:
         paths, table = listed(file, channels, reading)
         inputs, named = [*inputs, *paths], {**named, **table}
     with found_cases(
@@ -229,6 +237,8 @@ def _predict_all(
         predictor = _in_time(args, bundle, predictor, jobs, fixed, terminal)
     if args.dry_run:
         return tell_forecast(predictor, jobs, _speed(predictor, jobs), terminal)
+    if is_clustered(args):
+        return run_clustered(args, settings, jobs, report, terminal)
     return _run_all(predictor, jobs, report, terminal)
 
 
@@ -253,23 +263,11 @@ def _run_all(
     finally:
         report.write()
     if jobs[0].terms.pictures:
-        _tell_page(told, jobs[0].outputs.folder, terminal)
+        told.page_of(jobs[0].outputs.folder)
     speed = speed_of(told.outcomes)
     if speed is not None:
         keep_speed(_speeds(), predictor, jobs[0].terms.bundle_sha256, speed)
     return told.exit_code()
-
-
-def _tell_page(told: Told, folder: Path, terminal: Terminal) -> None:
-    from medseg.engine.pictures import draw_page
-
-    try:
-        pages = draw_page(folder, told.outcomes)
-    except InputFault as fault:
-        terminal.error(f"there is no page of pictures: {fault}", code=fault.code)
-        return
-    if pages:
-        terminal.say(f"{pages[0]}: a picture of each case.", {"pictures": str(pages[0])})
 
 
 def _in_time(

@@ -1,6 +1,7 @@
 """What `medseg predict` says while it works, case by case."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli.terminal import Terminal
@@ -37,6 +38,18 @@ class Told:
         self.listener(
             Progress("cases", self._done, self._total, detail=self._pace(), text=outcome.case)
         )
+
+    def page_of(self, folder: Path) -> None:
+        """Draw the page of all pictures, and say where it is; without one nothing else fails."""
+        from medseg.engine.pictures import draw_page
+
+        try:
+            pages = draw_page(folder, self.outcomes)
+        except InputFault as fault:
+            self._terminal.error(f"there is no page of pictures: {fault}", code=fault.code)
+            return
+        if pages:
+            self._terminal.say(f"{pages[0]}: a picture of each case.", {"pictures": str(pages[0])})
 
     def _pace(self) -> dict[str, float]:
         """Cases a second, of those that took time: what is there already is passed in no time."""
