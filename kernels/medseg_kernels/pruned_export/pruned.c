@@ -36,6 +36,26 @@ static inline int64_t far_of(const axis *along, int64_t n) {
     return left + (along->beyond[n] > 0 && left < along->side - 1);
 }
 
+/* The first of the largest class of each voxel. */
+static void largest(const float *logits, int64_t stride, int64_t classes, int64_t voxels,
+                    uint16_t *winner) {
+    float best[RUN];
+    int32_t first[RUN];
+    for (int64_t low = 0; low < voxels; low += RUN) {
+        const int64_t n = voxels - low < RUN ? voxels - low : RUN;
+        for (int64_t v = 0; v < n; v++) best[v] = logits[low + v], first[v] = 0;
+        for (int32_t c = 1; c < classes; c++) {
+            const float *values = logits + c * stride + low;
+            for (int64_t v = 0; v < n; v++) {
+                const int wins = values[v] > best[v];
+                first[v] = wins ? c : first[v];
+                best[v] = wins ? values[v] : best[v];
+            }
+        }
+        for (int64_t v = 0; v < n; v++) winner[low + v] = (uint16_t)first[v];
+    }
+}
+
 /* The first of the largest class of each voxel, and the second largest logit. */
 static void two_largest(const float *logits, int64_t stride, int64_t classes, int64_t voxels,
                         uint16_t *winner, float *second) {
@@ -186,6 +206,14 @@ static volume volume_of(const float *logits, int64_t stride, int64_t classes, co
     return all;
 }
 
+/* Whether any target voxel lies between two source voxels. */
+static int moves(const volume *all) {
+    for (int n = 0; n < 3; n++)
+        for (int64_t v = 0; v < all->at[n].n; v++)
+            if (all->at[n].beyond[v] > 0) return 1;
+    return 0;
+}
+
 /* Memory for one row of the target. */
 typedef struct {
     int32_t *near, *far;  /* (n,) source voxels along k */
@@ -279,7 +307,10 @@ int pruned_export(const float *logits, int64_t stride, int64_t classes, const in
         scratch_freed(&with);
         return 1;
     }
-    if (!values) {
+    if (!values && !moves(&all)) {
+        largest(logits, stride, classes, sides[0] * sides[1] * sides[2], winner);
+        all.winner = winner;
+    } else if (!values) {
         two_largest(logits, stride, classes, sides[0] * sides[1] * sides[2], winner, second);
         all.winner = winner, all.second = second;
     }
