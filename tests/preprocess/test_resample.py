@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from medseg.preprocess import resample
 from medseg.preprocess.labels import resample_labels
 from medseg.preprocess.operators import cubic_operator, linear_operator
 from medseg.preprocess.resample import coarse_axis, resample_image, resample_linear
@@ -56,6 +57,14 @@ def nnunet_resampling():
         return pytest.importorskip("nnunetv2.preprocessing.resampling.default_resampling")
 
 
+@pytest.fixture(params=["compiled", "not compiled"])
+def form(request, monkeypatch):
+    """With the C form of the spline, and without it."""
+    if request.param == "not compiled":
+        monkeypatch.setattr(resample, "_is_compiled", lambda: False)
+
+
+@pytest.mark.usefixtures("form")
 class TestPeers:
     @pytest.mark.parametrize(("old", "new"), SHAPES)
     def test_cubic_is_scipys_spline(self, old, new):
@@ -130,8 +139,8 @@ class TestImages:
     @given(shapes, shapes, st.floats(-1e4, 1e4, width=32))
     def test_a_constant_stays_constant(self, old, new, value):
         array = np.full(old, value, dtype=np.float32)
-        for resample in (resample_image, resample_linear):
-            result = resample(array, new)
+        for by in (resample_image, resample_linear):
+            result = by(array, new)
             assert result.shape == new
             assert np.allclose(result, value, rtol=1e-5)
 
@@ -139,8 +148,8 @@ class TestImages:
     @given(shapes, shapes, st.integers(0, 5))
     def test_the_range_is_kept(self, old, new, seed):
         array = np.random.default_rng(seed).standard_normal(old).astype(np.float32)
-        for resample in (resample_image, resample_linear):
-            result = resample(array, new)
+        for by in (resample_image, resample_linear):
+            result = by(array, new)
             assert result.dtype == np.float32
             assert result.min() >= array.min() - 1e-5
             assert result.max() <= array.max() + 1e-5
@@ -184,6 +193,21 @@ class TestImages:
     def test_operators_cannot_be_changed(self):
         with pytest.raises(ValueError, match="read-only"):
             linear_operator(4, 6)[0, 0] = 1
+
+
+def test_both_forms_are_equal_and_the_slower_one_says_why_once(monkeypatch, caplog):
+    array = smooth((9, 20, 21))
+    faster = [resample_image(array, (13, 31, 15), coarse_axis=axis) for axis in (None, 0, 1, 2)]
+    monkeypatch.setattr(resample.cubic_spline, "refuses", lambda: "no compiler")
+    resample._is_compiled.cache_clear()
+    with caplog.at_level("INFO"):
+        slower = [resample_image(array, (13, 31, 15), coarse_axis=axis) for axis in (None, 0, 1, 2)]
+    resample._is_compiled.cache_clear()
+    for one, other in zip(faster, slower, strict=True):
+        assert farthest(one, other, array) < 1e-6
+    assert [record.getMessage() for record in caplog.records] == [
+        "images are resampled at half the speed, without C: no compiler"
+    ]
 
 
 class TestCoarseAxis:
