@@ -73,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--source", type=int, nargs=3, default=[96, 96, 96])
     parser.add_argument("--target", type=int, nargs=3, default=[144, 192, 192])
     kinds = ["organs", "noise", "regions"]
-    parser.add_argument("--kind", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--kind", nargs="+", choices=kinds, default=["organs", "regions"])
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     return parser.parse_args()
 

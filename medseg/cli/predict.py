@@ -120,6 +120,12 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--folds", metavar="NUMBERS", help="of an ensemble: 0,2, or all (all)")
     group.add_argument("--precision", choices=PRECISIONS, help="of the arithmetic (float32)")
+    group.add_argument(
+        "--rounding",
+        choices=("float32", "nnunet"),
+        help="of the sums over windows; nnunet: in float16 as there, so that labels of an imported "
+        "model are its predictor's to the voxel, its rounding errors too (float32)",
+    )
     group.add_argument("--batch-size", type=int, metavar="N", help="windows at a time")
     group.add_argument("--max-ram", metavar="SIZE", help="memory to take at most: 8GB, 512MB")
     group.add_argument("--max-vram", metavar="SIZE", help="the same of the GPU")
@@ -194,6 +200,8 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         "max_ram": None if args.max_ram is None else size_bytes("--max-ram", args.max_ram),
         "max_vram": None if args.max_vram is None else size_bytes("--max-vram", args.max_vram),
     }
+    if args.rounding == "nnunet":
+        given |= {"sums": "float16", "blended": "logits"}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -63,6 +63,20 @@ def test_a_rerun_goes_on_and_says_what_it_does_again(
     assert {row["state"] for name, row in rows(out).items() if name != "cut"} == {"done"}
 
 
+def test_nnunets_rounding_is_another_result_and_noted(
+    run: Path, inputs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (image,) = sorted(inputs.iterdir())[:1]
+    assert predict(run, image, "-o", out, "--no-pictures") == 0
+    assert predict(run, image, "-o", out, "--no-pictures", "--rounding", "nnunet") == 0
+    (row,) = rows(out).values()
+    assert row["state"] == "done"
+    (receipt,) = (out / ".medseg" / "receipts").iterdir()
+    settings = json.loads(receipt.read_text())["settings"]
+    assert (settings["sums"], settings["blended"]) == ("float16", "logits")
+
+
 def test_a_dry_run_tells_all_and_writes_nothing(
     run: Path, inputs: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
