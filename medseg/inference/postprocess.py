@@ -1,24 +1,28 @@
 """What is done to a label map after the network: rules of the bundle, with their effect told.
 
-Each rule looks at a label within the smallest box around it, so that little is held beside the map.
-Components are found by cc3d (Silversmith 2021); of equally large ones the first is kept.
+Each rule looks at a label within the smallest box around it, so that little is held beside the map;
+where those boxes are much larger together than the map, at all labels in one pass. Of equally large
+components the first is kept.
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 from scipy import ndimage
 
 from medseg.fault import InputFault
+from medseg.inference.components import Components, Connectivity, component_sizes, some_planes
 from medseg.volume import LabelTable, LabelVolume
 
-Connectivity = Literal[6, 18, 26]
 Box = tuple[slice, slice, slice]
+# Boxes of labels are looked at one by one, unless that is so many passes over all of them.
+MOST_PASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +76,19 @@ def postprocessed(
     """
     refuse_rules(rules, labels.table)
     array, voxel_mm3 = labels.array, labels.grid.voxel_volume_mm3
+    if not rules or not array.any():
+        return labels, ()
+    array = array.copy()
     # No rule lets a label leave its box, so they are found once.
-    boxes = ndimage.find_objects(array) if rules else []
+    boxes = ndimage.find_objects(array)
     notes: list[str] = []
     for rule in rules:
-        for name, values in _groups(rule, labels.table):
-            box = _around([boxes[value - 1] for value in values if value <= len(boxes)])
-            change = _change(array[box], values, rule, voxel_mm3) if box else None
-            if box is None or change is None:
-                continue
-            if array is labels.array:
-                array = array.copy()
-            array[box][change.voxels] = change.value
-            volume_ml = np.count_nonzero(change.voxels) * voxel_mm3 / 1000
-            notes.append(f"{name}: {change.told}, {volume_ml:.2f} ml.")
+        for group in _groups(rule, labels.table, boxes):
+            for change in _changes(array[group.box], group, rule, voxel_mm3):
+                volume_ml = change.voxels * voxel_mm3 / 1000
+                notes.append(f"{change.name}: {change.told}, {volume_ml:.2f} ml.")
+    if not notes:
+        return labels, ()
     return LabelVolume(array, labels.grid, labels.table), tuple(notes)
 
 
@@ -99,9 +102,10 @@ def refuse_rules(rules: Sequence[Rule], table: LabelTable) -> None:
                 raise InputFault(
                     f"postprocess: {name} is no label of the table; {hint}", code="E_POSTPROCESS"
                 )
-        if not isinstance(rule, KeepLargest) and rule.below_mm3 is not None and rule.below_mm3 <= 0:
+        volume = None if isinstance(rule, KeepLargest) else rule.below_mm3
+        if volume is not None and not 0 < volume < math.inf:
             raise InputFault(
-                f"postprocess: below_mm3 {rule.below_mm3}: a volume is above 0.",
+                f"postprocess: below_mm3 {volume}: a volume is above 0.",
                 code="E_POSTPROCESS",
             )
 
@@ -133,82 +137,134 @@ def _rule_from_json(item: object) -> Rule:
             code="E_POSTPROCESS",
         )
     values = {key: value for key, value in item.items() if key != "name"}
-    unknown = values.keys() - {field.name for field in fields(kind)}
-    connectivity = values.get("connectivity", 26)
-    if unknown or connectivity not in get_args(Connectivity):
-        raise InputFault(
-            f"postprocess: {item['name']} has no {', '.join(sorted(unknown))}."
-            if unknown
-            else f"postprocess: connectivity {connectivity!r} is none of 6, 18 and 26.",
-            code="E_POSTPROCESS",
-        )
+    refusal = _refusal(kind, values)
+    if refusal:
+        raise InputFault(f"postprocess: {item['name']}: {refusal}.", code="E_POSTPROCESS")
     return kind(**{**values, "labels": tuple(values.get("labels", ()))})
+
+
+def _refusal(kind: type[Rule], values: Mapping[str, Any]) -> str | None:
+    """Why these are no settings of the rule."""
+    unknown = values.keys() - {field.name for field in fields(kind)}
+    if unknown:
+        return f"it has no {', '.join(sorted(map(str, unknown)))}"
+    labels, below_mm3 = values.get("labels", []), values.get("below_mm3")
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        return f"labels {labels!r} is no list of names"
+    if not _is_number(below_mm3) and (below_mm3 is not None or kind is RemoveSmall):
+        return f"below_mm3 {below_mm3!r} is no volume in mm3"
+    connectivity = values.get("connectivity", 26)
+    if not isinstance(connectivity, int) or connectivity not in get_args(Connectivity):
+        return f"connectivity {connectivity!r} is none of 6, 18 and 26"
+    if not isinstance(values.get("together", False), bool):
+        return f"together {values['together']!r} is neither true nor false"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Names by value of labels that are looked at in one pass over a box; `together` as one."""
+
+    names: Mapping[int, str]
+    box: Box
+    together: bool
 
 
 @dataclass(frozen=True)
 class _Change:
-    """Voxels of a box that become `value`, and what that is."""
+    """How many voxels of a label changed, and what that is."""
 
-    voxels: Bool[np.ndarray, "x y z"]
-    value: int
+    name: str
+    voxels: int
     told: str
 
 
-def _groups(rule: Rule, table: LabelTable) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and values of what a rule takes as one."""
-    chosen = [label for label in table.labels if not rule.labels or label.name in rule.labels]
+def _groups(rule: Rule, table: LabelTable, boxes: Sequence[Box | None]) -> list[_Group]:
+    box_of = {
+        label.value: box
+        for label, box in ((label, _box_of(label.value, boxes)) for label in table.labels)
+        if box is not None and (not rule.labels or label.name in rule.labels)
+    }
+    names = {label.value: label.name for label in table.labels if label.value in box_of}
+    if not names:
+        return []
+    around = _around(list(box_of.values()))
     if isinstance(rule, KeepLargest) and rule.together:
-        yield " + ".join(label.name for label in chosen), tuple(label.value for label in chosen)
-        return
-    for label in chosen:
-        yield label.name, (label.value,)
+        return [_Group(names, around, together=True)]
+    one_by_one = sum(map(_size, box_of.values()))
+    if isinstance(rule, FillHoles) or one_by_one < MOST_PASSES * _size(around):
+        return [_Group({v: name}, box_of[v], together=False) for v, name in names.items()]
+    return [_Group(names, around, together=False)]
 
 
-def _around(boxes: Sequence[Box | None]) -> Box | None:
-    """The smallest box around some boxes; None where there is none."""
-    found = [box for box in boxes if box is not None]
-    if not found:
-        return None
+def _box_of(value: int, boxes: Sequence[Box | None]) -> Box | None:
+    return boxes[value - 1] if value <= len(boxes) else None
+
+
+def _size(box: Box) -> int:
+    return math.prod(side.stop - side.start for side in box)
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The smallest box around some boxes."""
     i, j, k = (
         slice(min(side.start for side in sides), max(side.stop for side in sides))
-        for sides in zip(*found, strict=True)
+        for sides in zip(*boxes, strict=True)
     )
     return i, j, k
 
 
-def _change(
-    part: Integer[np.ndarray, "x y z"], values: tuple[int, ...], rule: Rule, voxel_mm3: float
-) -> _Change | None:
-    inside = np.isin(part, values)
+def _changes(
+    part: Integer[np.ndarray, "x y z"], group: _Group, rule: Rule, voxel_mm3: float
+) -> Iterator[_Change]:
+    """Do to `part`, in place, what the rule asks."""
     if isinstance(rule, FillHoles):
-        return _holes(part, inside, values[0], rule, voxel_mm3)
-    parts, count = cc3d.connected_components(inside, connectivity=rule.connectivity, return_N=True)
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    if isinstance(rule, RemoveSmall):
-        goes = sizes * voxel_mm3 < rule.below_mm3
-    else:
-        goes = np.arange(count) != (sizes.argmax() if count else 0)
-    if not goes.any():
-        return None
-    voxels = np.concatenate([[False], goes])[parts]
-    return _Change(voxels, 0, f"{int(goes.sum())} of {count} components removed")
+        yield from _fill(part, group, rule, voxel_mm3)
+        return
+    components = Components.of(
+        part, tuple(group.names), connectivity=rule.connectivity, together=group.together
+    )
+    goes = (
+        components.sizes * voxel_mm3 < rule.below_mm3
+        if isinstance(rule, RemoveSmall)
+        else ~components.largest
+    )
+    goes[0] = False
+    components.remove(part, goes)
+    owners = {0: " + ".join(group.names.values())} if group.together else group.names
+    for owner, name in owners.items():
+        its = components.owners == owner
+        its[0] = False
+        gone = its & goes
+        if gone.any():
+            told = f"{np.count_nonzero(gone)} of {np.count_nonzero(its)} components removed"
+            yield _Change(name, int(components.sizes[gone].sum()), told)
 
 
-def _holes(
-    part: Integer[np.ndarray, "x y z"],
-    inside: Bool[np.ndarray, "x y z"],
-    value: int,
-    rule: FillHoles,
-    voxel_mm3: float,
-) -> _Change | None:
-    parts, count = cc3d.connected_components(~inside, connectivity=6, return_N=True)
-    is_hole = np.ones(count + 1, dtype=bool)
+def _fill(
+    part: Integer[np.ndarray, "x y z"], group: _Group, rule: FillHoles, voxel_mm3: float
+) -> Iterator[_Change]:
+    ((value, name),) = group.names.items()
+    parts = cc3d.connected_components(part != value, connectivity=6)
+    sizes = component_sizes(parts)
+    is_hole = np.ones(len(sizes), dtype=bool)
     # 0 is the label itself. What touches a face of its box is not closed off by it.
     is_hole[0] = False
     for axis in range(3):
         is_hole[np.unique(np.take(parts, (0, -1), axis=axis))] = False
     if rule.below_mm3 is not None:
-        is_hole &= np.bincount(parts.ravel(), minlength=count + 1) * voxel_mm3 <= rule.below_mm3
-    voxels = is_hole[parts] & (part == 0)
-    filled = np.count_nonzero(np.bincount(parts[voxels], minlength=1))
-    return _Change(voxels, value, f"{filled} holes filled") if filled else None
+        is_hole &= sizes * voxel_mm3 <= rule.below_mm3
+    if not is_hole.any():
+        return
+    filled = np.zeros(len(sizes), dtype=np.int64)
+    for planes in some_planes(parts):
+        voxels = is_hole[parts[planes]] & (part[planes] == 0)
+        filled += np.bincount(parts[planes][voxels], minlength=len(sizes))
+        part[planes][voxels] = value
+    if filled.any():
+        told = f"{np.count_nonzero(filled)} holes filled"
+        yield _Change(name, int(filled.sum()), told)

@@ -3,6 +3,7 @@ import pytest
 from scipy import ndimage
 
 from medseg.fault import InputFault
+from medseg.inference import components, postprocess
 from medseg.inference.postprocess import (
     FillHoles,
     KeepLargest,
@@ -43,6 +44,34 @@ def test_the_largest_component_of_each_label_is_scipys(connectivity: int) -> Non
         assert count > 1
         sizes = np.bincount(parts.ravel())[1:]
         np.testing.assert_array_equal(found == value, parts == 1 + sizes.argmax())
+
+
+@pytest.mark.parametrize(
+    "rule", [KeepLargest(), KeepLargest(labels=("liver", "spleen")), RemoveSmall(below_mm3=60)]
+)
+def test_labels_in_one_pass_and_one_by_one_are_the_same(
+    rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = volume(scattered())
+    monkeypatch.setattr(components, "VOXELS_AT_ONCE", 2000)
+    found = []
+    for passes in (0, 1000):
+        monkeypatch.setattr(postprocess, "MOST_PASSES", passes)
+        found.append(postprocessed(given, [rule]))
+    assert (found[0][0].array == found[1][0].array).all()
+    assert found[0][1] == found[1][1]
+    assert len(found[0][1]) == len(rule.labels or TABLE.names)
+    assert (found[0][0].array != given.array).any()
+
+
+def test_of_equally_large_components_the_first_stays() -> None:
+    array = np.zeros((12, 6, 6), dtype=int)
+    array[1:3, 1:3, 1:3] = array[5:7, 1:3, 1:3] = 1
+    array[1:3, 4, 4] = array[8:10, 4, 4] = 9
+    found = after(array, KeepLargest())
+    assert {tuple(place) for place in np.argwhere(found)} == {
+        *map(tuple, np.argwhere(array[:3] != 0))
+    }
 
 
 def test_labels_may_be_taken_together() -> None:
@@ -134,9 +163,18 @@ def test_rules_survive_json() -> None:
     [
         ({}, "no list"),
         ([{"name": "keep_larges"}], "keep_largest"),
-        ([{"name": "keep_largest", "label": "liver"}], "has no label"),
+        ([{"name": "keep_largest", "label": "liver"}], "it has no label"),
         ([{"name": "keep_largest", "connectivity": 8}], "6, 18 and 26"),
         ([3], "is no rule"),
+        ([{"name": ["keep_largest"]}], "is no rule"),
+        ([{"name": "keep_largest", "labels": "liver"}], "no list of names"),
+        ([{"name": "keep_largest", "labels": [4]}], "no list of names"),
+        ([{"name": "keep_largest", "together": 1}], "neither true nor false"),
+        ([{"name": "keep_largest", "connectivity": [6]}], "6, 18 and 26"),
+        ([{"name": "remove_small"}], "below_mm3 None"),
+        ([{"name": "remove_small", "below_mm3": "20"}], "no volume"),
+        ([{"name": "remove_small", "below_mm3": float("nan")}], "no volume"),
+        ([{"name": "fill_holes", "below_mm3": True}], "no volume"),
     ],
 )
 def test_what_is_no_rule_is_told(data: object, told: str) -> None:
@@ -151,6 +189,7 @@ def test_what_is_no_rule_is_told(data: object, told: str) -> None:
         (KeepLargest(labels=("livr",)), "did you mean liver"),
         (RemoveSmall(below_mm3=0), "above 0"),
         (FillHoles(below_mm3=-1), "above 0"),
+        (RemoveSmall(below_mm3=float("nan")), "above 0"),
     ],
 )
 def test_a_rule_that_does_not_fit_the_table_is_told(rule: Rule, told: str) -> None:
