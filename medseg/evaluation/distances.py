@@ -55,12 +55,14 @@ class Distances:
     those of one point a block tell between what bounds the others lie.
     """
 
-    def __init__(self, places: Places, others: Places, lattice: Lattice) -> None:
-        self._others, self._lattice = others, lattice
-        self._low, self._far = _near(places, others, lattice)
+    def __init__(
+        self, places: Places, others: Places, lattice: Lattice, *, look_mm: float = math.inf
+    ) -> None:
+        """Beyond `look_mm` nothing is looked up: for one who asks only what is within it."""
+        self._others, self._lattice, self._places = others, lattice, places
+        self._low, self._far = _near(places, others, lattice, min(look_mm, lattice.near_mm))
         self._high = self._low.copy()
         self._high[self._far] = np.inf
-        self._points = lattice.points_mm(places[self._far])
 
     def within(self, reach_mm: float) -> Bool[np.ndarray, " n"]:
         """Which are no longer than `reach_mm`."""
@@ -84,6 +86,10 @@ class Distances:
         self._measure((self._high >= least) & (self._low <= most))
         low, high = np.partition(self._high, ranks)[list(ranks)]
         return float(low + (rank - ranks[0]) * (high - low))
+
+    @cached_property
+    def _points(self) -> Points:
+        return self._lattice.points_mm(self._places[self._far])
 
     @cached_property
     def _tree(self) -> KDTree:
@@ -121,23 +127,26 @@ def _one_of(points: Points, lattice: Lattice) -> Int[np.ndarray, " n"]:
 
 
 def _near(
-    places: Places, others: Places, lattice: Lattice
+    places: Places, others: Places, lattice: Lattice, look_mm: float
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " m"]]:
-    """Distances up to `near_mm`, for others that; and the numbers of those others."""
-    index = np.stack(np.unravel_index(places, lattice.shape))
-    other = np.stack(np.unravel_index(others, lattice.shape))
-    low = np.minimum(index.min(axis=1), other.min(axis=1)) - STEPS
-    sides = np.maximum(index.max(axis=1), other.max(axis=1)) + STEPS + 1 - low
+    """Distances up to `look_mm`, for others just more; and the numbers of those others."""
+    index = np.unravel_index(places, lattice.shape)
+    other = np.unravel_index(others, lattice.shape)
+    ends = [(a.min(), a.max(), b.min(), b.max()) for a, b in zip(index, other, strict=True)]
+    low = [min(a, b) - STEPS for a, _, b, _ in ends]
+    sides = np.array([max(b, d) + STEPS + 1 - c for (_, b, _, d), c in zip(ends, low, strict=True)])
     left = np.arange(len(places))
     if sides.prod() > MOST_LOOKED_UP:
         return np.zeros(len(places)), left
     strides = np.array([sides[1] * sides[2], sides[2], 1])
     taken = np.zeros(int(sides.prod()), dtype=bool)
-    taken[strides @ (other - low[:, None])] = True
-    flat = strides @ (index - low[:, None])
-    distances = np.full(len(places), lattice.near_mm)
+    begin = strides @ low
+    taken[other[0] * strides[0] + other[1] * strides[1] + other[2] - begin] = True
+    flat = index[0] * strides[0] + index[1] * strides[1] + index[2] - begin
+    distances = np.full(len(places), look_mm * (1 + ROUNDING_MM))
     lengths, steps = lattice.steps
-    for away, step in zip(lengths, steps @ strides, strict=True):
+    looked = np.count_nonzero(lengths <= look_mm)
+    for away, step in zip(lengths[:looked], steps[:looked] @ strides, strict=True):
         hit = np.take(taken, flat + step)
         distances[left[hit]] = away
         left, flat = left[~hit], flat[~hit]

@@ -43,7 +43,7 @@ TRIANGLES: tuple[tuple[tuple[Corner, ...], tuple[Corner, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Elements:
-    """A mask's surface: rising flat positions of corner points, and the kind at each.
+    """A mask's surface: flat positions of corner points, each once, and the kind at each.
 
     The corner point (i, j, k) lies between the voxels i - 1 and i, and so on, so that there is one
     more along each axis than there are voxels.
@@ -74,7 +74,7 @@ def surface_elements(indices: Integer[np.ndarray, "i j k"], count: int) -> list[
         np.concatenate([part[n] for part in parts]) if parts else np.zeros(0, dtype=np.uint8)
         for n in range(3)
     )
-    order = np.lexsort((places, owners))
+    order = np.argsort(owners, kind="stable")
     ends = np.searchsorted(owners[order], np.arange(1, count + 2))
     return [Elements(places[order[a:b]], kinds[order[a:b]]) for a, b in pairwise(ends)]
 
@@ -93,7 +93,8 @@ def elements_nsd(
     within = whole = 0.0
     for one, other in ((prediction, truth), (truth, prediction)):
         area = areas[one.kinds]
-        near = Distances(one.places, other.places, lattice).within(tolerance_mm + ROUNDING_MM)
+        reach_mm = tolerance_mm + ROUNDING_MM
+        near = Distances(one.places, other.places, lattice, look_mm=reach_mm).within(reach_mm)
         within += float(area[near].sum())
         whole += float(area.sum())
     return within / whole

@@ -26,7 +26,7 @@ from medseg.evaluation.surface import border_voxels, surface_scores
 from medseg.fault import InputFault
 from medseg.volume import LabelVolume, Target
 
-VOXELS_AT_ONCE = 1 << 20
+VOXELS_AT_ONCE = 1 << 17
 NsdConvention = Literal["border-voxels", "surface-elements"]
 METRICS = (
     "dice",

@@ -34,6 +34,8 @@ def test_percentiles_and_what_is_within_reach_are_those_of_all_distances(
     percentile = float(np.percentile(expected, 100 * share))
     assert found.most(share) >= percentile - 1e-9
     assert found.percentile(share) == pytest.approx(percentile, abs=1e-9)
+    few = Distances(places, others, lattice, look_mm=reach_mm)
+    assert (few.within(reach_mm) == (expected <= reach_mm)).all()
     assert (found.within(reach_mm) == (expected <= reach_mm)).all()
 
 
