@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import cc3d
 import numpy as np
@@ -18,9 +18,12 @@ from scipy import ndimage
 
 from medseg.fault import InputFault
 from medseg.inference.components import Components, Connectivity, component_sizes, some_planes
-from medseg.volume import LabelTable, LabelVolume
+from medseg.volume import Grid, LabelTable, LabelVolume
 
 Box = tuple[slice, slice, slice]
+Plane = Literal["axial", "coronal", "sagittal"]
+# The directions that lie across each plane.
+ACROSS: Mapping[Plane, str] = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
 # Boxes of labels are looked at one by one, unless that is so many passes over all of them.
 MOST_PASSES = 3
 
@@ -50,11 +53,13 @@ class RemoveSmall:
 class FillHoles:
     """Background that a label (each where none is named) encloses on all six sides becomes it.
 
-    Only holes up to `below_mm3`, if it is given. What is another label stays.
+    Only holes up to `below_mm3`, if it is given. What is another label stays. With `slices` each
+    slice of that plane is looked at by itself, and a hole is enclosed on four sides.
     """
 
     labels: tuple[str, ...] = ()
     below_mm3: float | None = None
+    slices: Plane | None = None
 
 
 Rule = KeepLargest | RemoveSmall | FillHoles
@@ -84,7 +89,7 @@ def postprocessed(
     notes: list[str] = []
     for rule in rules:
         for group in _groups(rule, labels.table, boxes):
-            for change in _changes(array[group.box], group, rule, voxel_mm3):
+            for change in _changes(array[group.box], group, rule, labels.grid):
                 volume_ml = change.voxels * voxel_mm3 / 1000
                 notes.append(f"{change.name}: {change.told}, {volume_ml:.2f} ml.")
     if not notes:
@@ -156,6 +161,8 @@ def _refusal(kind: type[Rule], values: Mapping[str, Any]) -> str | None:
     connectivity = values.get("connectivity", 26)
     if not isinstance(connectivity, int) or connectivity not in get_args(Connectivity):
         return f"connectivity {connectivity!r} is none of 6, 18 and 26"
+    if values.get("slices") not in (None, *ACROSS):
+        return f"slices {values['slices']!r} is none of {', '.join(ACROSS)}"
     if not isinstance(values.get("together", False), bool):
         return f"together {values['together']!r} is neither true nor false"
     return None
@@ -219,17 +226,17 @@ def _around(boxes: Sequence[Box]) -> Box:
 
 
 def _changes(
-    part: Integer[np.ndarray, "x y z"], group: _Group, rule: Rule, voxel_mm3: float
+    part: Integer[np.ndarray, "x y z"], group: _Group, rule: Rule, grid: Grid
 ) -> Iterator[_Change]:
     """Do to `part`, in place, what the rule asks."""
     if isinstance(rule, FillHoles):
-        yield from _fill(part, group, rule, voxel_mm3)
+        yield from _fill(part, group, rule, grid)
         return
     components = Components.of(
         part, tuple(group.names), connectivity=rule.connectivity, together=group.together
     )
     goes = (
-        components.sizes * voxel_mm3 < rule.below_mm3
+        components.sizes * grid.voxel_volume_mm3 < rule.below_mm3
         if isinstance(rule, RemoveSmall)
         else ~components.largest
     )
@@ -246,25 +253,38 @@ def _changes(
 
 
 def _fill(
-    part: Integer[np.ndarray, "x y z"], group: _Group, rule: FillHoles, voxel_mm3: float
+    part: Integer[np.ndarray, "x y z"], group: _Group, rule: FillHoles, grid: Grid
 ) -> Iterator[_Change]:
     ((value, name),) = group.names.items()
+    most = math.inf if rule.below_mm3 is None else rule.below_mm3 / grid.voxel_volume_mm3
+    if rule.slices is None:
+        pieces, sides = [part], (0, 1, 2)
+    else:
+        across = next(n for n, code in enumerate(grid.axis_codes) if code in ACROSS[rule.slices])
+        pieces = np.split(part, part.shape[across], axis=across)
+        sides = tuple(n for n in range(3) if n != across)
+    filled = [size for piece in pieces for size in _filled(piece, value, sides, most)]
+    if filled:
+        yield _Change(name, sum(filled), f"{len(filled)} holes filled")
+
+
+def _filled(
+    part: Integer[np.ndarray, "x y z"], value: int, sides: tuple[int, ...], most: float
+) -> list[int]:
+    """Fill holes of up to `most` voxels, in place: what each of them took, in voxels.
+
+    A part of the background is a hole if it does not reach the ends of the axes `sides`.
+    """
     parts = cc3d.connected_components(part != value, connectivity=6)
     sizes = component_sizes(parts)
-    is_hole = np.ones(len(sizes), dtype=bool)
+    is_hole = sizes <= most
     # 0 is the label itself. What touches a face of its box is not closed off by it.
     is_hole[0] = False
-    for axis in range(3):
+    for axis in sides:
         is_hole[np.unique(np.take(parts, (0, -1), axis=axis))] = False
-    if rule.below_mm3 is not None:
-        is_hole &= sizes * voxel_mm3 <= rule.below_mm3
-    if not is_hole.any():
-        return
     filled = np.zeros(len(sizes), dtype=np.int64)
-    for planes in some_planes(parts):
+    for planes in some_planes(parts) if is_hole.any() else ():
         voxels = is_hole[parts[planes]] & (part[planes] == 0)
         filled += np.bincount(parts[planes][voxels], minlength=len(sizes))
         part[planes][voxels] = value
-    if filled.any():
-        told = f"{np.count_nonzero(filled)} holes filled"
-        yield _Change(name, int(filled.sum()), told)
+    return filled[filled > 0].tolist()

@@ -55,6 +55,8 @@ class FillHolesSection(_RuleSection):
     name: Literal["fill_holes"]
     below_mm3: Positive | None = None
     """Only holes up to this volume in cubic millimeters."""
+    slices: Literal["axial", "coronal", "sagittal"] | None = None
+    """Look at each slice of this plane by itself; a hole is then enclosed on four sides."""
 
     def build(self) -> "Rule":
         """The rule."""

@@ -119,6 +119,28 @@ def test_holes_are_filled_but_no_other_label_is_overwritten() -> None:
     assert (small[3:5, 3:5, 3:5] == 0).all()
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_holes_may_be_filled_slice_by_slice_in_the_patients_planes(plane: str) -> None:
+    # The axes of the file run to the front, to the feet and to the left.
+    affine = np.array([[0, 0, -2.5, 0], [1, 0, 0, 0], [0, -2, 0, 0], [0, 0, 0, 1.0]])
+    axis = {"axial": 1, "coronal": 0, "sagittal": 2}[plane]
+    array = np.zeros((9, 10, 11), dtype=np.uint8)
+    array[1:8, 1:9, 1:10] = 1
+    tunnel = [slice(4, 5)] * 3
+    tunnel[axis] = slice(None)
+    array[tuple(tunnel)] = 0
+    array[4, 4, 4] = 9
+    given = LabelVolume(array, Grid(array.shape, affine), TABLE)
+    assert postprocessed(given, [FillHoles(labels=("liver",))])[1] == ()
+    made, notes = postprocessed(given, [FillHoles(labels=("liver",), slices=plane)])
+    slices = array.shape[axis] - 3
+    assert notes == (f"liver: {slices} holes filled, {slices * VOXEL_MM3 / 1000:.2f} ml.",)
+    assert made.array[4, 4, 4] == 9
+    assert (made.array == 1).sum() == 7 * 8 * 9 - 1
+    small = FillHoles(labels=("liver",), slices=plane, below_mm3=VOXEL_MM3 - 1)
+    assert postprocessed(given, [small])[1] == ()
+
+
 def test_rules_follow_each_other() -> None:
     array = np.zeros((20, 8, 8), dtype=int)
     array[1:6, 1:6, 1:6] = 1
@@ -151,6 +173,7 @@ RULES = (
     KeepLargest(labels=("liver",), together=True, connectivity=6),
     RemoveSmall(below_mm3=20.5),
     FillHoles(labels=("spleen", "liver")),
+    FillHoles(slices="axial"),
 )
 
 
@@ -175,6 +198,7 @@ def test_rules_survive_json() -> None:
         ([{"name": "remove_small", "below_mm3": "20"}], "no volume"),
         ([{"name": "remove_small", "below_mm3": float("nan")}], "no volume"),
         ([{"name": "fill_holes", "below_mm3": True}], "no volume"),
+        ([{"name": "fill_holes", "slices": "axal"}], "none of axial, coronal, sagittal"),
     ],
 )
 def test_what_is_no_rule_is_told(data: object, told: str) -> None:
