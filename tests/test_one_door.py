@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = Path("medseg/io/pickled.py")
+# It reads back the archive that it wrote a moment ago, under a name of its own.
+WRITER = Path("medseg/export/torch_export.py")
 SOURCES = sorted(path for folder in ("medseg", "kernels") for path in (ROOT / folder).rglob("*.py"))
 
 MODULES = {
@@ -103,12 +105,21 @@ def test_a_source_runs_nothing_that_a_file_says(path: Path) -> None:
     found = offenses(path.read_text(encoding="utf-8"))
     if path.relative_to(ROOT) == DOOR:
         found = [offense for offense in found if "torch.load" not in offense]
-        assert {offense.partition(": ")[2] for offense in found} <= {
+        assert _named(found) <= {
             "pickle",
             "pickle.UnpicklingError",
+            # Numbers of numpy alone, which nnU-Net's checkpoints hold.
+            "torch.serialization.safe_globals",
         }
         return
+    if path.relative_to(ROOT) == WRITER:
+        assert _named(found) == {"torch.export.load"}
+        return
     assert found == []
+
+
+def _named(found: list[str]) -> set[str]:
+    return {offense.partition(": ")[2] for offense in found}
 
 
 def test_every_source_was_looked_at_and_the_door_is_one_of_them() -> None:
