@@ -35,6 +35,10 @@ class Blend(Protocol):
     out_channels: int
     gain: float
 
+    def once(self, windows: Float[Tensor, "b c i j k"]) -> Tensor:
+        """One forward of one network."""
+        ...
+
     def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
         """What is averaged over windows, float32."""
         ...
@@ -80,6 +84,10 @@ class BlendLogits:
         self.models = tuple(models)
         self.mirroring = mirroring
         self.forwards = len(self.models) * len(mirroring.ways)
+
+    def once(self, windows: Float[Tensor, "b c i j k"]) -> Tensor:
+        """Logits of the first network."""
+        return self.models[0](windows)
 
     def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
         """Logits, averaged."""
@@ -133,6 +141,10 @@ class BlendFeatures:
         self.out_channels, self.channels = self.weight.shape
         self.bias = torch.stack([b * (share / len(parts)) for _, b, share in banks]).sum(dim=0)
         self.gain = float((self.weight.abs().sum(dim=1) + self.bias.abs()).max())
+
+    def once(self, windows: Float[Tensor, "b c i j k"]) -> Tensor:
+        """Features of the first network."""
+        return self.trunks[0](windows)
 
     def run(self, windows: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b f i j k"]:
         """Features, averaged in their banks."""

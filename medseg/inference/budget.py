@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from medseg.fault import InputFault
 from medseg.inference import memory
+from medseg.inference.blend import Network
 from medseg.inference.export import PIECE
 from medseg.inference.settings import WalkSettings
 from medseg.inference.window import Windows
@@ -57,7 +57,8 @@ class Demand:
     """A walk as far as its memory goes.
 
     `blended` channels are summed over `windows` along `axis`; `classes` logits of a plane come of
-    them; `label_bytes` hold the result; `window_bytes` is what the network takes for one window.
+    them; `label_bytes` hold the result. A window takes `forwards` of a network, one after the
+    other, and each `window_bytes`.
     """
 
     windows: Windows
@@ -66,6 +67,7 @@ class Demand:
     classes: int
     label_bytes: int
     window_bytes: int
+    forwards: int = 1
 
     def need(self, sums: torch.dtype, batch_size: int) -> Need:
         """The bytes of one choice."""
@@ -73,8 +75,9 @@ class Demand:
         plane = math.prod(shape) // shape[self.axis]
         depth = min(self.windows.patch_size[self.axis], shape[self.axis])
         window = math.prod(self.windows.patch_size)
-        # The results of a batch, and a second copy while folds or mirrorings are added up.
-        results = 2 * 4 * window * self.blended * batch_size
+        # Folds and mirrorings are added up: their sum, and the next sum.
+        copies = 2 if self.forwards > 1 else 0
+        results = copies * 4 * window * self.blended * batch_size
         return Need(
             sums=(self.blended + 1) * plane * depth * BYTES[sums] + 4 * window,
             export=4 * plane * self.classes + min(PIECE, 4 * plane * depth * self.classes) + EXPORT,
@@ -109,8 +112,8 @@ def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:
     )
 
 
-def window_bytes(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
-    """What `model` takes while it runs on one window (b, c, i, j, k), measured by running it."""
+def window_bytes(network: Network, shape: tuple[int, ...], device: torch.device) -> int:
+    """What `network` takes while it runs on one window (b, c, i, j, k), measured by running it."""
     window = torch.zeros(shape, device=device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -119,7 +122,7 @@ def window_bytes(model: nn.Module, shape: tuple[int, ...], device: torch.device)
         memory.reset_peak()
         before = memory.resident()
     with torch.no_grad():
-        model(window)
+        network(window)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) - before
     return max(memory.peak() - before, 0)

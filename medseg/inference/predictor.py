@@ -204,7 +204,7 @@ class Predictor:
     @cached_property
     def _window_bytes(self) -> int:
         """What one window takes of the network's device while it runs, measured."""
-        return window_bytes(self.models[0], self._window_shape, self._device)
+        return window_bytes(self._blend.once, self._window_shape, self._device)
 
     def _demand(
         self, shape: tuple[int, int, int], *, label_bytes: int, window_bytes: int
@@ -222,6 +222,7 @@ class Predictor:
             classes=self.task.out_channels,
             label_bytes=label_bytes,
             window_bytes=window_bytes,
+            forwards=self._blend.forwards,
         )
 
     def _walk_over(self, image: Tensor, *, label_bytes: int) -> Walk:
