@@ -80,10 +80,15 @@ class Demand:
         results = copies * 4 * window * self.blended * batch_size
         return Need(
             sums=(self.blended + 1) * plane * depth * BYTES[sums] + 4 * window,
-            export=4 * plane * self.classes + min(PIECE, 4 * plane * depth * self.classes) + EXPORT,
+            export=self._export(plane, depth),
             labels=self.label_bytes,
             network=self.window_bytes * batch_size + results,
         )
+
+    def _export(self, plane: int, depth: int) -> int:
+        """Logits of a few planes and of the one before them, and what they are made of."""
+        planes = min(max(PIECE // (4 * plane * self.classes), 1), depth)
+        return 4 * plane * ((planes + 1) * self.classes + planes * (self.blended + 1)) + EXPORT
 
 
 def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:

@@ -59,11 +59,7 @@ class Walk:
         for start, following, rows in self._rows():
             for first in range(0, len(rows), self.batch_size):
                 places = rows[first : first + self.batch_size]
-                results = self._run(blend, image, places)
-                if ring is None:
-                    ring = _Ring(self, channels=results.shape[1])
-                for place, result in zip(places, results, strict=True):
-                    ring.add(place, result)
+                ring = self._added(ring, places, blend, image)
                 done += len(places)
                 listener(Progress("windows", done, len(self.windows)))
             assert ring is not None
@@ -76,6 +72,21 @@ class Walk:
         for start, following in zip(along, ends, strict=True):
             fixed = [(start,) if n == self.axis else self.windows.starts[n] for n in range(3)]
             yield start, following, [(i, j, k) for i, j, k in itertools.product(*fixed)]
+
+    def _added(
+        self,
+        ring: "_Ring | None",
+        places: list[tuple[int, int, int]],
+        blend: Blend,
+        image: Tensor,
+    ) -> "_Ring":
+        """The ring, made with the first windows, and the results of `places` in it."""
+        # A function of its own, so that no result is held while the next windows run.
+        results = self._run(blend, image, places)
+        ring = ring or _Ring(self, channels=results.shape[1])
+        for place, result in zip(places, results, strict=True):
+            ring.add(place, result)
+        return ring
 
     def _run(
         self, blend: Blend, image: Tensor, places: list[tuple[int, int, int]]
