@@ -24,13 +24,33 @@ class NotCompiledError(RuntimeError):
     """There is no compiled form; the message says why."""
 
 
-@cache
 def library(source: Path) -> ctypes.CDLL:
-    """The compiled form of a C source.
+    """The compiled form of a C source; it is tried once in a process.
 
     Raises:
         NotCompiledError: no compiler, or it fails, or the cache cannot be written or is others'.
     """
+    found = _tried(source)
+    if isinstance(found, NotCompiledError):
+        raise found
+    return found
+
+
+def forget() -> None:
+    """Try all sources anew."""
+    _tried.cache_clear()
+
+
+@cache
+def _tried(source: Path) -> ctypes.CDLL | NotCompiledError:
+    # What fails would fail again, at the price of a compiler's run for every call.
+    try:
+        return _loaded(source)
+    except NotCompiledError as error:
+        return error
+
+
+def _loaded(source: Path) -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise NotCompiledError(f"none of the compilers {', '.join(COMPILERS)} is installed")

@@ -67,11 +67,11 @@ def test_each_slice_is_kept_within_its_bounds(
 
 def test_without_a_compiler_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
-    native.library.cache_clear()
+    native.forget()
     try:
         assert "no-such-compiler" in str(compiled.refuses())
     finally:
-        native.library.cache_clear()
+        native.forget()
 
 
 def test_far_from_zero_it_is_as_exact_as_the_numbers_are() -> None:

@@ -199,11 +199,11 @@ def test_without_a_compiler_torch_serves_and_the_reason_is_told(
     wanted = pruned_argmax(logits, where)
     monkeypatch.setattr(native, "CACHE", tmp_path)
     monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
-    native.library.cache_clear()
+    native.forget()
     with pytest.raises(ValueError, match="no-such-compiler is installed"):
         pruned_argmax(logits, where, backend="compiled")
     assert torch.equal(pruned_argmax(logits, where), wanted)
-    native.library.cache_clear()
+    native.forget()
 
 
 def test_a_library_that_others_may_write_is_not_loaded(
@@ -211,10 +211,10 @@ def test_a_library_that_others_may_write_is_not_loaded(
 ) -> None:
     tmp_path.chmod(0o777)
     monkeypatch.setattr(native, "CACHE", tmp_path)
-    native.library.cache_clear()
+    native.forget()
     with pytest.raises(native.NotCompiledError, match="written by others"):
         native.library(compiled.SOURCE)
-    native.library.cache_clear()
+    native.forget()
 
 
 def test_a_source_that_does_not_compile_is_told(
@@ -226,3 +226,21 @@ def test_a_source_that_does_not_compile_is_told(
     with pytest.raises(native.NotCompiledError, match="failed"):
         native.library(source)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_compiler_that_fails_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path] = []
+
+    def failing(_compiler: str, source: Path, _target: Path) -> None:
+        asked.append(source)
+        raise native.NotCompiledError("no")
+
+    monkeypatch.setattr(native, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(native, "_compile", failing)
+    native.forget()
+    for _ in range(3):
+        assert compiled.refuses(torch.zeros(2, 3, 3, 3)) == "no"
+    assert len(asked) == 1
+    native.forget()
