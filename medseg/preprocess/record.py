@@ -41,7 +41,7 @@ Crop = Literal["nonzero", "none"]
 Spacing = tuple[float | None, float | None, float | None]
 
 # Counts up when the same settings begin to give other voxels, so that no old cache is taken.
-STEPS_VERSION = 4
+STEPS_VERSION = 5
 
 
 @dataclass(frozen=True)
