@@ -4,6 +4,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Example:
+    """What a network with its defaults weighs and costs at one input; a test measures both.
+
+    `gmacs` counts 10^9 multiply-adds of convolutions and matrix products of one forward pass.
+    """
+
+    in_channels: int
+    out_channels: int
+    patch_size: tuple[int, int, int]
+    parameters: int
+    gmacs: float
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """One network: `source` is whose code it is, `parity` what its tests compare it with."""
 
@@ -13,6 +27,7 @@ class ModelEntry:
     paper: str
     source: str
     parity: str
+    example: Example
 
 
 CATALOG: tuple[ModelEntry, ...] = (
@@ -23,6 +38,7 @@ CATALOG: tuple[ModelEntry, ...] = (
         paper="Hatamizadeh et al. 2022, arXiv 2201.01266",
         source="own",
         parity="outputs and gradients of monai.networks.nets.SwinUNETR with its weights",
+        example=Example(4, 3, (128, 128, 128), parameters=62_191_941, gmacs=765.3),
     ),
     ModelEntry(
         name="nnunet_plain",
@@ -31,6 +47,7 @@ CATALOG: tuple[ModelEntry, ...] = (
         paper="Isensee et al. 2021, Nature Methods 18, arXiv 1809.10486",
         source="dynamic-network-architectures",
         parity="the topology nnunetv2 plans",
+        example=Example(1, 14, (128, 128, 128), parameters=31_205_254, gmacs=478.0),
     ),
     ModelEntry(
         name="nnunet_resenc",
@@ -39,6 +56,7 @@ CATALOG: tuple[ModelEntry, ...] = (
         paper="Isensee et al. 2024, MICCAI, arXiv 2404.09556",
         source="dynamic-network-architectures",
         parity="the topology nnunetv2 plans",
+        example=Example(1, 14, (128, 128, 128), parameters=102_359_430, gmacs=718.2),
     ),
     ModelEntry(
         name="mednext",
@@ -47,6 +65,7 @@ CATALOG: tuple[ModelEntry, ...] = (
         paper="Roy et al. 2023, MICCAI, arXiv 2303.09975",
         source="MONAI",
         parity="the library's own network",
+        example=Example(1, 14, (128, 128, 128), parameters=5_564_806, gmacs=128.4),
     ),
     ModelEntry(
         name="segresnet",
@@ -55,5 +74,6 @@ CATALOG: tuple[ModelEntry, ...] = (
         paper="Myronenko 2018, BrainLes, arXiv 1810.11654",
         source="MONAI",
         parity="the library's own network",
+        example=Example(4, 3, (128, 128, 128), parameters=4_702_227, gmacs=148.0),
     ),
 )

@@ -15,6 +15,7 @@ them). What differs from it:
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -44,7 +45,8 @@ class SwinUNETR(nn.Module):
 
     Five maps, from 1/2 to 1/32 of the input, feed the decoder; each is layer-normalized over its
     channels, without parameters, before it does. `v2` puts a residual convolution block before
-    every transformer stage (Swin UNETR-V2, MICCAI 2023).
+    every transformer stage (Swin UNETR-V2, MICCAI 2023). `mixing="identity"` leaves attention out:
+    a block's tokens pass its place as they are.
 
     Raises:
         InputFault: heads that do not divide the channels; in `forward`, a size the network
@@ -67,6 +69,7 @@ class SwinUNETR(nn.Module):
         drop_rate: float = 0.0,
         attention_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        mixing: Literal["learned", "identity"] = "learned",
         v2: bool = False,
         legacy_merging: bool = False,
         faithful: bool = False,
@@ -81,6 +84,7 @@ class SwinUNETR(nn.Module):
             mlp_ratio=mlp_ratio,
             drop_rate=drop_rate,
             attention_drop_rate=attention_drop_rate,
+            attends=mixing == "learned",
             faithful=faithful,
             gradient_checkpointing=gradient_checkpointing,
         )
@@ -178,13 +182,16 @@ def _blocks(
     mlp_ratio: float,
     drop_rate: float,
     attention_drop_rate: float,
+    attends: bool,
     faithful: bool,
     gradient_checkpointing: bool,
 ) -> list[SwinBlock]:
     """The blocks of one stage; every second one moves its windows by half their size."""
     half = (window[0] // 2, window[1] // 2, window[2] // 2)
 
-    def attention(position: int) -> WindowAttention:
+    def attention(position: int) -> nn.Module:
+        if not attends:
+            return nn.Identity()
         return WindowAttention(
             channels=channels,
             heads=heads,

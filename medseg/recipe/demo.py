@@ -5,21 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from medseg.recipe.loader import settings_of
-from medseg.recipe.models import Patch, Spacing
+from medseg.recipe.networks.network import Patch, Spacing
 from medseg.recipe.recipe import Recipe
 
 # Patch sides above this are worked on at half the resolution.
 LARGEST_SIDE = 64
 DEMO_SIDE = 48
 MOST_VOXELS = 40 * 56 * 40
-SMALL_MODELS: dict[str, dict[str, Any]] = {
-    "swin_unetr": {"feature_size": 12, "window_size": 4},
-    "nnunet_plain": {"base_features": 8, "max_features": 96},
-    "nnunet_resenc": {"size": "s", "base_features": 8, "max_features": 96, "blocks": None},
-    "mednext": {"size": "s", "base_features": 8},
-    "segresnet": {"base_features": 8},
-    "custom": {},
-}
 # Planned patches are large: few steps take as long there as many small ones.
 STEPS_IF_PLANNED = 300
 STEPS, STEPS_PER_STRUCTURE = 400, 60
@@ -52,7 +44,7 @@ def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
     settings = recipe.resolved()
     settings["name"] = f"{recipe.name}_demo"
     settings["data"] |= {"root": root, "fold": 0, "folds": 5, "cache": None}
-    settings["model"] |= SMALL_MODELS[recipe.model.name]
+    settings["model"] |= recipe.model.demo_settings
     settings["plan"] |= {"batch_size": 2}
     settings["augment"] |= AUGMENT
     settings["optimizer"] = {"name": "adamw", "lr": 3e-3}

@@ -2,13 +2,13 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from medseg.data.card import Card, load_card
 from medseg.fault import InputFault
+from medseg.recipe.contradiction import Contradiction
 from medseg.recipe.fitting import DiceCESection, RegionsSection, SGDSection, TrainerSection
-from medseg.recipe.models import SegResNetSection, SwinUNETRSection
+from medseg.recipe.networks.network import NetworkSection
 from medseg.recipe.parts import (
     AugmentSection,
     DataSection,
@@ -17,18 +17,6 @@ from medseg.recipe.parts import (
     PredictSection,
 )
 from medseg.recipe.postprocess import RuleSection
-
-Path = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """The setting at `path` does not go with others; `because` are those others."""
-
-    path: Path
-    rule: str
-    because: tuple[Path, ...] = ()
-
 
 Found = Iterator[Contradiction]
 
@@ -146,33 +134,10 @@ def _patch(plan: PlanSection, model: Any) -> Found:
         )
 
 
-def _heads(model: Any) -> Found:
-    if not isinstance(model, SwinUNETRSection):
-        return
-    for stage, heads in enumerate(model.heads):
-        channels = model.feature_size * 2**stage
-        if channels % heads:
-            yield Contradiction(
-                ("model", "heads", str(stage)),
-                f"{heads} heads do not divide the {channels} channels of stage {stage} "
-                f"(feature_size {model.feature_size}); with heads [3, 6, 12, 24] take a "
-                "feature_size that is a multiple of 12",
-                because=(("model", "feature_size"), ("model", "heads")),
-            )
-            return
-
-
-def _blocks(model: Any) -> Found:
-    if not isinstance(model, SegResNetSection):
-        return
-    down, up = len(model.blocks_down), len(model.blocks_up)
-    if down != up + 1:
-        yield Contradiction(
-            ("model", "blocks_down"),
-            f"it has {down} stages and blocks_up has {up}; the encoder has one stage more than "
-            "the decoder",
-            because=(("model", "blocks_up"),),
-        )
+def _network(model: NetworkSection) -> Found:
+    for found in model.contradictions():
+        because = tuple(("model", *path) for path in found.because)
+        yield Contradiction(("model", *found.path), found.rule, because)
 
 
 def _nesterov(optimizer: Any) -> Found:
@@ -212,8 +177,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., Found]], ...] = (
     (("loss",), _loss_weights),
     (("plan",), _normalise),
     (("plan", "model"), _patch),
-    (("model",), _heads),
-    (("model",), _blocks),
+    (("model",), _network),
     (("optimizer",), _nesterov),
     (("augment", "predict"), _mirrors),
     (("trainer",), _devices),

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -16,13 +17,8 @@ from medseg.fault import InputFault
 from medseg.inference.settings import WalkSettings
 from medseg.losses.dice_ce import DiceCELoss, RegionLoss
 from medseg.models.catalog import CATALOG
-from medseg.models.mednext import MedNeXt
-from medseg.models.nnunet import plain_unet, residual_unet
-from medseg.models.segresnet import SegResNet
-from medseg.models.swin_unetr import SwinUNETR
 from medseg.preprocess.normalise import Normalisation
 from medseg.recipe import schema
-from medseg.recipe.demo import SMALL_MODELS
 from medseg.recipe.faults import _sections
 from medseg.recipe.fitting import (
     AdamWSection,
@@ -33,14 +29,8 @@ from medseg.recipe.fitting import (
     TrainerSection,
     WarmupCosineSection,
 )
-from medseg.recipe.models import (
-    CustomSection,
-    MedNeXtSection,
-    NnUNetPlainSection,
-    NnUNetResEncSection,
-    SegResNetSection,
-    SwinUNETRSection,
-)
+from medseg.recipe.models import ModelSection
+from medseg.recipe.networks.custom import CustomSection
 from medseg.recipe.parts import (
     AugmentSection,
     DataSection,
@@ -55,13 +45,12 @@ from medseg.training.optimizer import adamw, sgd
 from medseg.training.schedule import poly, warmup_cosine
 from medseg.volume import LabelTable, Target, Task
 
+NAMES = {
+    get_args(section.model_fields["name"].annotation)[0]
+    for section in get_args(get_args(ModelSection)[0])
+}
 FROM_TASK = {"self", "in_channels", "out_channels", "patch_size", "spacing_mm", "parameters"}
 BUILT = [
-    (SwinUNETRSection, SwinUNETR),
-    (NnUNetPlainSection, plain_unet),
-    (NnUNetResEncSection, residual_unet),
-    (MedNeXtSection, MedNeXt),
-    (SegResNetSection, SegResNet),
     (AugmentSection, Augmentation),
     (DiceCESection, DiceCELoss),
     (RegionsSection, RegionLoss),
@@ -141,7 +130,7 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_the_catalog_lists_what_a_recipe_can_name() -> None:
-    assert {entry.name for entry in CATALOG} | {"custom"} == set(SMALL_MODELS)
+    assert {entry.name for entry in CATALOG} | {"custom"} == NAMES
 
 
 def test_the_kept_schema_is_fresh() -> None:
@@ -165,7 +154,7 @@ def test_the_schema_describes_a_recipe_to_editors() -> None:
     made = json.loads(schema.schema())
     assert made["additionalProperties"] is False
     assert set(made["required"]) == {"name", "data", "model", "loss", "optimizer", "schedule"}
-    assert set(made["properties"]["model"]["discriminator"]["mapping"]) == set(SMALL_MODELS)
+    assert set(made["properties"]["model"]["discriminator"]["mapping"]) == NAMES
     assert made["properties"]["plan"]["anyOf"][1] == {"const": "auto"}
     assert made["$defs"]["TrainerSection"]["properties"]["epochs"]["description"]
 

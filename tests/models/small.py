@@ -1,0 +1,79 @@
+"""A small form of every network, for the suite that holds them all to one contract."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg.models.mednext import MedNeXt
+from medseg.models.nnunet import plain_unet, residual_unet
+from medseg.models.segresnet import SegResNet
+from medseg.models.swin_unetr import SwinUNETR
+from medseg.recipe.models import section_of_network
+from medseg.recipe.networks.network import NetworkSection
+from medseg.volume import LabelTable, Target, Task
+
+CHANNELS, CLASSES = 2, 3
+
+
+@dataclass(frozen=True)
+class Small:
+    """Settings narrow enough for a test, a patch that fits them, and what the section builds.
+
+    `forms` are further settings that the contract holds for, each laid over `settings`; `levels`
+    how many resolutions training puts out with deep supervision; `not_exported` why torch.export
+    cannot take the network.
+    """
+
+    builds: Callable[..., nn.Module]
+    settings: Mapping[str, Any]
+    patch: tuple[int, int, int] = (32, 32, 32)
+    forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    levels: int = 1
+    not_exported: str | None = None
+
+
+SMALL: dict[str, Small] = {
+    "swin_unetr": Small(
+        SwinUNETR,
+        {"feature_size": 12, "window_size": 4},
+        patch=(64, 32, 32),
+        forms={"identity": {"mixing": "identity"}, "v2": {"v2": True}},
+    ),
+    "nnunet_plain": Small(plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2),
+    "nnunet_resenc": Small(
+        residual_unet, {"size": "s", "base_features": 4}, patch=(16, 24, 16), levels=2
+    ),
+    "mednext": Small(MedNeXt, {"base_features": 4}, levels=5),
+    "segresnet": Small(
+        SegResNet, {"base_features": 8, "deep_supervision": True}, patch=(16, 24, 16), levels=3
+    ),
+}
+
+
+def section(name: str, form: str = "") -> NetworkSection:
+    """The section of the small network, in one of its further forms."""
+    small = SMALL[name]
+    settings = {**small.settings, **(small.forms[form] if form else {})}
+    return section_of_network(name)(name=name, **settings)
+
+
+def network(name: str, form: str = "", *, seed: int = 0) -> nn.Module:
+    """The small network with random weights of `seed`."""
+    torch.manual_seed(seed)
+    return section(name, form).build(task(SMALL[name].patch))
+
+
+def task(patch: tuple[int, int, int], *, channels: int = CHANNELS, classes: int = CLASSES) -> Task:
+    """A task of that many channels and classes, background among them."""
+    labels = LabelTable.from_names({value: f"label {value}" for value in range(1, classes)})
+    names = tuple(f"channel {number}" for number in range(channels))
+    return Task(names, Target(labels), (1.0, 1.0, 1.0), patch)
+
+
+def image(name: str, *, batch: int = 1, seed: int = 5) -> torch.Tensor:
+    """Noise in the form of the network's patch."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, CHANNELS, *SMALL[name].patch, generator=generator)
