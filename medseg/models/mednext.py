@@ -93,5 +93,6 @@ class MedNeXt(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""
+        self.shape_policy.require(tuple(x.shape[2:]), "MedNeXt")
         logits = self.network(x)
         return logits if isinstance(logits, Tensor) else list(logits)

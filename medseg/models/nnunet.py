@@ -153,6 +153,7 @@ class NnUNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""
+        self.shape_policy.require(tuple(x.shape[2:]), "nnU-Net")
         *skips, below = self.encoder(x)
         levels = []
         for up, stage in zip(self.decoder.transpconvs, self.decoder.stages, strict=True):

@@ -60,6 +60,7 @@ class SegResNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""
+        self.shape_policy.require(tuple(x.shape[2:]), "SegResNet")
         if not (self.deep_supervision and self.training):
             return self.network(x)
         below, skips = self.network.encode(x)

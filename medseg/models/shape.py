@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from medseg.fault import InputFault
+
 Triple = tuple[int, int, int]
 
 
@@ -28,6 +30,16 @@ class ShapePolicy:
         if nearest == tuple(size):
             return None
         return f"{_times(size)} voxels do not fit: {self._rule()}; the nearest is {_times(nearest)}"
+
+    def require(self, size: tuple[int, ...], network: str) -> None:
+        """Refuse an input of another size before a layer of `network` stumbles over it.
+
+        Raises:
+            InputFault: E_SHAPE, with the nearest size that it takes.
+        """
+        refusal = self.refuses(size)
+        if refusal is not None:
+            raise InputFault(f"{network}'s input: {refusal}.", code="E_SHAPE")
 
     def nearest(self, size: Triple) -> Triple:
         """The smallest size that is allowed and not less than this one on any side.

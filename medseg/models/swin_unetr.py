@@ -119,9 +119,7 @@ class SwinUNETR(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i j k"]:
         """Logits of the size of the input."""
-        refusal = self.shape_policy.refuses(tuple(x.shape[2:]))
-        if refusal is not None:
-            raise InputFault(f"Swin UNETR's input: {refusal}.", code="E_SHAPE")
+        self.shape_policy.require(tuple(x.shape[2:]), "Swin UNETR")
         x = x.contiguous(memory_format=torch.channels_last_3d)
         *fine, coarse, deepest = self.encoder(x)
         skips = [

@@ -24,7 +24,7 @@ class Small:
 
     `forms` are further settings that the contract holds for, each laid over `settings`; `levels`
     how many resolutions training puts out with deep supervision; `not_exported` why torch.export
-    cannot take the network.
+    cannot take the network, `not_bf16` why its weights cannot be bfloat16 throughout.
     """
 
     builds: Callable[..., nn.Module]
@@ -33,6 +33,7 @@ class Small:
     forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     levels: int = 1
     not_exported: str | None = None
+    not_bf16: str | None = None
 
 
 SMALL: dict[str, Small] = {
@@ -44,7 +45,11 @@ SMALL: dict[str, Small] = {
     ),
     "nnunet_plain": Small(plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2),
     "nnunet_resenc": Small(
-        residual_unet, {"size": "s", "base_features": 4}, patch=(16, 24, 16), levels=2
+        residual_unet,
+        {"size": "s", "base_features": 4},
+        patch=(16, 24, 16),
+        levels=2,
+        not_bf16="torch's average pooling has no bfloat16 form on a CPU",
     ),
     "mednext": Small(MedNeXt, {"base_features": 4}, levels=5),
     "segresnet": Small(
