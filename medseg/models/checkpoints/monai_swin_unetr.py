@@ -6,22 +6,19 @@ layers are named fc1 and fc2). Weights made before MONAI 1.5 belong to `legacy_m
 all of MONAI's to `faithful=True`; nothing in the file tells its age, so the caller does.
 """
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from medseg.fault import all_at_once
+from medseg.models.checkpoints import filling
+from medseg.models.checkpoints.filling import Loaded
 from medseg.models.swin_unetr import SwinUNETR
 from medseg.nn.window_attention import WindowAttention
 
-Rename = str | Callable[[re.Match[str]], str]
-
 # Applied one after the other; MONAI counts stages from 1 and decoders down to 1.
-_RENAMES: tuple[tuple[str, Rename], ...] = (
-    (r"^module\.", ""),
+_RENAMES: tuple[filling.Rule, ...] = (
     (r"^swin_vit\.", "swinViT."),
     (r"^(?=patch_embed\.|layers\d)", "swinViT."),
     (r"^swinViT\.patch_embed\.proj\.", "encoder.embed."),
@@ -43,15 +40,6 @@ _RENAMES: tuple[tuple[str, Rename], ...] = (
 )
 _INDEX = ".relative_position_index"
 _PRETRAINING_HEADS = ("rotation_head.", "contrastive_head.", "conv.")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What became of a state: tensors loaded, index buffers compared, names left out."""
-
-    tensors: int
-    indices: int
-    left_out: tuple[str, ...] = ()
 
 
 def load_monai(model: SwinUNETR, state: Mapping[str, object]) -> Loaded:
@@ -80,27 +68,14 @@ def load_monai_encoder(model: SwinUNETR, state: Mapping[str, object]) -> Loaded:
 
 def our_name(name: str) -> str:
     """MONAI's name of a tensor in this network's words."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return filling.our_name(name, _RENAMES)
 
 
 def _translate(state: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors by our names, and the index buffers apart."""
-    inner = state.get("state_dict", state)
-    if not isinstance(inner, Mapping) or not all(isinstance(v, Tensor) for v in inner.values()):
-        raise all_at_once(
-            [f"{name}: {type(value).__name__}" for name, value in state.items()],
-            summary="The checkpoint holds no table of tensors, nor one under 'state_dict':",
-            code="E_CHECKPOINT",
-        )
-    named = [(our_name(name), tensor) for name, tensor in inner.items()]
-    renamed = dict(named)
-    twice = [f"{name} is given twice" for name, tensor in named if renamed[name] is not tensor]
-    if twice:
-        raise all_at_once(twice, summary="The checkpoint is ambiguous:", code="E_CHECKPOINT")
-    indices = {name: tensor for name, tensor in renamed.items() if name.endswith(_INDEX)}
-    return {n: t for n, t in renamed.items() if n not in indices}, indices
+    tensors = filling.renamed(filling.tensors_of(state), _RENAMES)
+    indices = {name: tensor for name, tensor in tensors.items() if name.endswith(_INDEX)}
+    return {n: t for n, t in tensors.items() if n not in indices}, indices
 
 
 def _fill(
@@ -111,28 +86,10 @@ def _fill(
     wanted: set[str],
     left_out: tuple[str, ...],
 ) -> Loaded:
-    own = model.state_dict()
-    faults = [f"{name}: missing" for name in own if name in wanted and name not in tensors]
-    faults += [f"{name}: not part of this network" for name in tensors if name not in wanted]
-    faults += [
-        f"{name}: shape {tuple(tensors[name].shape)}, this network has {tuple(own[name].shape)}"
-        for name in own
-        if name in wanted and name in tensors and tensors[name].shape != own[name].shape
-    ]
-    faults += _index_faults(model, indices)
-    if faults:
-        matching = sum(name in tensors for name in wanted)
-        raise all_at_once(
-            faults,
-            summary=(
-                f"The checkpoint is of another network: {matching} of {len(wanted)} tensors have a "
-                "partner, and nothing was loaded. Build the network with the checkpoint's "
-                "in_channels, out_channels, feature_size, depths, heads and v2:"
-            ),
-            code="E_CHECKPOINT",
-        )
-    model.load_state_dict(dict(tensors), strict=len(wanted) == len(own))
-    return Loaded(len(tensors), len(indices), left_out)
+    loaded = filling.fill(
+        model, tensors, wanted=wanted, left_out=left_out, faults=_index_faults(model, indices)
+    )
+    return replace(loaded, indices=len(indices))
 
 
 def _index_faults(model: SwinUNETR, indices: Mapping[str, Tensor]) -> list[str]:
