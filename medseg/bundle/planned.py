@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.data.card import choose_target
 from medseg.data.cases import Listing
 from medseg.data.fingerprint import fingerprint
 from medseg.data.plan import Plan, plan
@@ -13,7 +14,7 @@ from medseg.preprocess.record import Preprocessing
 from medseg.progress import Listener
 from medseg.recipe.parts import NormaliseSection, PlanSection
 from medseg.recipe.recipe import Recipe
-from medseg.volume import Task
+from medseg.volume import Target, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +42,47 @@ def settle(recipe: Recipe, listing: Listing, *, cache: Path, listener: Listener)
     """
     section = recipe.plan
     target = listing.target(regions=recipe.wants_regions)
-    needs_data = not section.is_fixed or _lacks_numbers(section)
     planned = (
-        _plan(section, listing, target.output_channels, cache, listener) if needs_data else None
+        _plan(section, listing, target.output_channels, cache, listener)
+        if _needs_data(section)
+        else None
     )
+    return _settled(recipe, listing.channels, target, planned)
+
+
+def settle_from_card(recipe: Recipe) -> Planned:
+    """Every value of the recipe's plan without a look at the data set, which may not be there.
+
+    Raises:
+        InputFault: the plan or the card leaves something to the data set (E_NODATA).
+    """
+    card = recipe.card
+    if _needs_data(recipe.plan) or card.labels is None or card.channels is None:
+        raise InputFault(
+            f"the recipe {recipe.name} leaves its plan, or the card {card.name} its channels and "
+            f"labels, to the data set, and {recipe.data.root} is not there; give data.root=..., or "
+            "a plan with all values.",
+            code="E_NODATA",
+        )
+    regions = card.regions if recipe.wants_regions else None
+    target = choose_target(card.labels, regions, place=card.name)
+    return _settled(recipe, card.channels, target, None)
+
+
+def _settled(
+    recipe: Recipe, channels: tuple[str, ...], target: Target, planned: Plan | None
+) -> Planned:
+    section = recipe.plan
     spacing = _said(section.spacing_mm, planned and planned.spacing_mm)
     patch = _said(section.patch_size, planned and planned.patch_size)
     if section.patch_size == "auto":
         patch = recipe.model.shape_policy(patch, spacing).nearest(patch)
-    task = Task(listing.channels, target, spacing, patch)
+    task = Task(channels, target, spacing, patch)
     return Planned(
         task=task,
         preprocessing=Preprocessing(
             spacing_mm=spacing,
-            normalisation=_normalisation(section, len(listing.channels), planned),
+            normalisation=_normalisation(section, len(channels), planned),
             crop=_said(section.crop, planned and planned.crop),
         ),
         batch_size=_said(section.batch_size, planned and planned.batch_size),
@@ -76,6 +104,10 @@ def _plan(
 
 def _said(said: Any, planned: Any) -> Any:
     return planned if said == "auto" else said
+
+
+def _needs_data(section: PlanSection) -> bool:
+    return not section.is_fixed or _lacks_numbers(section)
 
 
 def _lacks_numbers(section: PlanSection) -> bool:

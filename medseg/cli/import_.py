@@ -1,16 +1,17 @@
-"""`medseg import nnunet|folds PATH... -o BUNDLE`: bundles of what was trained elsewhere."""
+"""`medseg import nnunet|folds|reference PATH...`: bundles of what was trained elsewhere."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.cli.import_reference import run_reference
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 
 if TYPE_CHECKING:
     from medseg.bundle.imported.nnunet import Imported
 
-KINDS = ("nnunet", "folds")
+KINDS = ("nnunet", "folds", "reference")
 
 
 def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -18,15 +19,19 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
     parser = verbs.add_parser(
         "import",
         parents=[shared],
-        help="make a bundle of an nnU-Net model, or of several bundles",
+        help="make a bundle of an nnU-Net model, of several bundles, or of an author's weights",
         description="nnunet: a trained nnU-Net v2 model, the folder TRAINER__PLANS__CONFIGURATION "
         "or the data set's folder above it, becomes a bundle that gives nnUNetv2_predict's labels; "
         "a cascade brings its first stage along. No code in a checkpoint is run. folds: bundles of "
-        "one recipe, one a fold, become one bundle that averages them.",
+        "one recipe, one a fold, become one bundle that averages them. reference: weights of the "
+        "network's authors, named as they name them, become the bundle of --recipe (key=value "
+        "after PATH override it); a fixture (.npz) is run and compared instead, and nothing is written.",
     )
-    parser.add_argument("kind", choices=KINDS, metavar="nnunet|folds")
+    parser.add_argument("kind", choices=KINDS, metavar="nnunet|folds|reference")
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("-o", "--output", type=Path, help="folder of the bundle")
+    parser.add_argument("--model", help="reference: the network's name (medseg models)")
+    parser.add_argument("--recipe", help="reference: what the network is for")
     parser.add_argument(
         "--configuration",
         help="nnunet: which, where a folder has several (3d_fullres, 2d, ... or the folder's name)",
@@ -50,6 +55,8 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Write the bundle and say what is in it."""
     _refuse_strange_options(args)
+    if args.kind == "reference":
+        return run_reference(args, terminal)
     if args.kind == "folds":
         return _import_folds(args, terminal)
     folds = _folds(args.folds)
@@ -92,16 +99,23 @@ def _import_folds(args: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
+# Which options belong to which kind.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "nnunet": ("configuration", "folds", "checkpoint"),
+    "reference": ("model", "recipe"),
+}
+
+
 def _refuse_strange_options(args: argparse.Namespace) -> None:
-    of_nnunet = {name: getattr(args, name) for name in ("configuration", "folds", "checkpoint")}
-    if args.kind == "folds":
-        given = [name for name, value in of_nnunet.items() if value is not None]
-        if given:
+    for kind, names in OPTIONS.items():
+        given = [name for name in names if getattr(args, name) is not None]
+        if given and kind != args.kind:
             raise InputFault(
-                f"--{given[0]} is for medseg import nnunet; import folds takes all of each bundle.",
-                code="E_USE",
+                f"--{given[0]} is for medseg import {kind}, not for {args.kind}.", code="E_USE"
             )
-    elif len(args.paths) > 1:
+    if args.output is None and args.kind != "reference":
+        raise InputFault("-o FOLDER is missing: where the bundle is to be written.", code="E_USE")
+    if args.kind == "nnunet" and len(args.paths) > 1:
         raise InputFault(
             f"{len(args.paths)} folders given; medseg import nnunet takes one, and its folds by "
             "--folds.",

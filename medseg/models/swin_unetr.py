@@ -35,7 +35,7 @@ Triple = tuple[int, int, int]
 _EACH: Offsets = (
     (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1),
 )  # fmt: skip
-_LEGACY: Offsets = (
+LEGACY: Offsets = (
     (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1),
 )  # fmt: skip
 
@@ -92,7 +92,7 @@ class SwinUNETR(nn.Module):
             SwinStage(
                 residual=ResidualBlock(in_channels=c, out_channels=c) if v2 else None,
                 blocks=blocks(channels=c, heads=number, drop_path_rates=rates),
-                merge=PatchMerging(channels=c, offsets=_LEGACY if legacy_merging else _EACH),
+                merge=PatchMerging(channels=c, offsets=LEGACY if legacy_merging else _EACH),
             )
             for c, number, rates in zip(
                 (f, 2 * f, 4 * f, 8 * f),

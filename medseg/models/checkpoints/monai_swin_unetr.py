@@ -14,7 +14,9 @@ from torch import Tensor
 
 from medseg.models.checkpoints import filling
 from medseg.models.checkpoints.filling import Loaded
-from medseg.models.swin_unetr import SwinUNETR
+from medseg.models.checkpoints.reference import Unit
+from medseg.models.swin_unetr import LEGACY, SwinUNETR
+from medseg.nn.swin import PatchMerging
 from medseg.nn.window_attention import WindowAttention
 
 # Applied one after the other; MONAI counts stages from 1 and decoders down to 1.
@@ -102,3 +104,13 @@ def _index_faults(model: SwinUNETR, indices: Mapping[str, Tensor]) -> list[str]:
         elif not torch.equal(index.cpu(), attention.pair_entries()):
             faults.append(f"{name}: another window than {attention.window}")
     return faults
+
+
+load_reference = load_monai
+UNITS = {
+    "patch_merging_before_1_5": Unit(
+        build=lambda settings: PatchMerging(**settings, offsets=LEGACY),
+        load=filling.fill,
+        run=lambda module, inputs: {"y": module(inputs["x"])},
+    )
+}
