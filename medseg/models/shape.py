@@ -22,6 +22,16 @@ class ShapePolicy:
     fixed: Triple | None = None
     voxels: int = 1
 
+    @classmethod
+    def of_slices(
+        cls, axis: int, *, divisor: tuple[int, int], minimum: tuple[int, int]
+    ) -> "ShapePolicy":
+        """The rule of a network that takes slices across `axis`, as many as there are."""
+        steps, least = list(divisor), list(minimum)
+        steps.insert(axis, 1)
+        least.insert(axis, 1)
+        return cls(divisor=(steps[0], steps[1], steps[2]), minimum=(least[0], least[1], least[2]))
+
     def refuses(self, size: tuple[int, ...]) -> str | None:
         """Why an input of this size cannot be used, and what can; None where it can."""
         if len(size) != 3:

@@ -1,0 +1,141 @@
+"""Vision-LSTM blocks: the mLSTM cell over the tokens of an image, row by row.
+
+Alkin et al., Vision-LSTM (arXiv 2406.04303), first version; Beck et al., xLSTM (arXiv 2405.04517).
+The two causes of NaN that its users met are kept out: gates and cell are computed in float32
+whatever the precision of the network, and `depth` scales the last projection of a block as its
+authors meant (their vision code starts every block as if it were the only one).
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_kernels.mlstm import mlstm
+
+EXPANSION = 2
+PROJECTION_BLOCK = 4
+KERNEL = 4
+
+
+class VisionLSTMBlock(nn.Module):
+    """x + layer(norm(x)); with `backward` the tokens are read from the last to the first.
+
+    Shapes: tokens (b, n, c) in and out; c is even.
+    """
+
+    def __init__(self, *, channels: int, backward: bool = False, depth: int = 1) -> None:
+        super().__init__()
+        self.backward = backward
+        self.norm = ShiftedNorm(channels)
+        self.layer = VisionLSTMLayer(channels=channels, depth=depth)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """The tokens after the block."""
+        tokens = self.norm(x)
+        if self.backward:
+            return x + self.layer(tokens.flip(1)).flip(1)
+        return x + self.layer(tokens)
+
+
+class VisionLSTMLayer(nn.Module):
+    """Twice as wide: a causal convolution, the mLSTM cell, and a gate beside them.
+
+    It has four heads, and query, key and value mix four channels at a time; two of both where four
+    do not divide the channels. `depth` counts such layers in the network.
+    """
+
+    def __init__(self, *, channels: int, depth: int = 1) -> None:
+        super().__init__()
+        inner = EXPANSION * channels
+        self.heads = heads_of(channels)
+        self.proj_up = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv = nn.Conv1d(inner, inner, KERNEL, groups=inner)
+        self.query, self.key, self.value = (
+            BlockDiagonal(channels=inner, blocks=inner // self.heads) for _ in range(3)
+        )
+        self.input_gate = nn.Linear(3 * inner, self.heads)
+        self.forget_gate = nn.Linear(3 * inner, self.heads)
+        self.norm = nn.Parameter(torch.zeros(inner))
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.proj_down = nn.Linear(inner, channels, bias=False)
+        self._initialize(channels, depth)
+
+    def _initialize(self, channels: int, depth: int) -> None:
+        for weight in (
+            self.proj_up.weight,
+            *(p.weight for p in (self.query, self.key, self.value)),
+        ):
+            nn.init.normal_(weight, std=math.sqrt(2 / (5 * channels)))
+        nn.init.normal_(self.proj_down.weight, std=2 / depth / math.sqrt(channels))
+        for gate in (self.input_gate, self.forget_gate):
+            nn.init.zeros_(gate.weight)
+        nn.init.normal_(self.input_gate.bias, std=0.1)
+        with torch.no_grad():
+            self.forget_gate.bias.copy_(torch.linspace(3, 6, self.heads))
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """The mixed tokens, each of which has seen those before it."""
+        mixed, gate = self.proj_up(x).chunk(2, dim=-1)
+        causal = functional.pad(rearrange(mixed, "b n c -> b c n"), (KERNEL - 1, 0))
+        activated = functional.silu(rearrange(self.conv(causal), "b c n -> b n c"))
+        query, key, value = self.query(activated), self.key(activated), self.value(mixed)
+        read = self._cell(query, key, value)
+        return self.proj_down((read + self.skip * activated) * functional.silu(gate))
+
+    def _cell(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        inputs = torch.cat([query, key, value], dim=-1)
+        query, key, value = (
+            rearrange(one, "b n (h d) -> b h n d", h=self.heads) for one in (query, key, value)
+        )
+        read = mlstm(
+            query.float() if query.dtype.itemsize < 4 else query,
+            key,
+            value,
+            rearrange(_gate(self.input_gate, inputs), "b n h -> b h n"),
+            rearrange(_gate(self.forget_gate, inputs), "b n h -> b h n"),
+        )
+        normed = functional.layer_norm(read, read.shape[-1:])
+        whole = rearrange(normed, "b h n d -> b n (h d)") * (1 + self.norm)
+        return whole.to(inputs.dtype)
+
+
+class BlockDiagonal(nn.Module):
+    """A linear map that mixes channels only inside blocks of `channels / blocks` each."""
+
+    def __init__(self, *, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(blocks, channels // blocks, channels // blocks))
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """The mapped tokens."""
+        x = rearrange(x, "b n (g d) -> b n g d", g=len(self.weight))
+        return rearrange(torch.einsum("bngd,god->bngo", x, self.weight), "b n g o -> b n (g o)")
+
+
+class ShiftedNorm(nn.Module):
+    """Layer norm without bias whose weight is stored as its difference from one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
+        """Each token normalized."""
+        return functional.layer_norm(x, x.shape[-1:], 1 + self.weight)
+
+
+def heads_of(channels: int) -> int:
+    """Four heads, or two where four do not divide the channels."""
+    return 4 if channels % 4 == 0 else 2
+
+
+def _gate(linear: nn.Linear, inputs: Tensor) -> Tensor:
+    """A gate before its activation, in float32 at least: its exponential is what overflows."""
+    if inputs.dtype.itemsize >= 4:
+        return linear(inputs)
+    with torch.autocast(inputs.device.type, enabled=False):
+        return functional.linear(inputs.float(), linear.weight.float(), linear.bias.float())
