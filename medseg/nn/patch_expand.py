@@ -1,0 +1,35 @@
+"""Tokens that become finer: the inverse of patch merging."""
+
+import math
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
+
+
+class PatchExpand(nn.Module):
+    """Each token becomes a cell of `factors` finer tokens, normed over their channels.
+
+    The cell is given flat, so that what follows can work on it before `unfold_cells` moves it to
+    its place: that is cheaper the fewer channels are left by then.
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int, factors: Triple) -> None:
+        super().__init__()
+        self.factors = factors
+        self.expand = nn.Linear(in_channels, math.prod(factors) * out_channels, bias=False)
+        self.norm = nn.LayerNorm(out_channels)
+
+    def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i j k n d"]:
+        """The n finer tokens of each token, the last axis of the grid fastest."""
+        return self.norm(self.expand(x).unflatten(-1, (math.prod(self.factors), -1)))
+
+
+def unfold_cells(
+    cells: Float[Tensor, "b i j k n d"], factors: Triple
+) -> Float[Tensor, "b i2 j2 k2 d"]:
+    """The grid that cells of `factors` tokens make."""
+    p, q, r = factors
+    return rearrange(cells, "b i j k (p q r) d -> b (i p) (j q) (k r) d", p=p, q=q, r=r)
