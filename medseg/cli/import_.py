@@ -25,7 +25,7 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         "a cascade brings its first stage along. No code in a checkpoint is run. folds: bundles of "
         "one recipe, one a fold, become one bundle that averages them. reference: weights of the "
         "network's authors, named as they name them, become the bundle of --recipe (key=value "
-        "after PATH override it); a fixture (.npz) is run and compared instead, and nothing is written.",
+        "after PATH override it); a fixture (.npz) is compared, and nothing is written.",
     )
     parser.add_argument("kind", choices=KINDS, metavar="nnunet|folds|reference")
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH")

@@ -47,11 +47,12 @@ def _compare(args: argparse.Namespace, path: Path, terminal: Terminal) -> int:
     terminal.say(
         f"{path.name}: {args.model}, {parity.unit}: {parity.loaded.tensors} tensors loaded; of "
         f"{parity.values} values the largest difference is {parity.difference:.2g}, "
-        f"{'within' if equal else 'beyond'} the tolerance of {parity.tolerance:g}",
+        f"{parity.excess:.2g} times what is allowed: {parity.tolerance:g} and as much of the value",
         {
             "fixture": str(path),
             "unit": parity.unit,
             "tensors": parity.loaded.tensors,
+            "left_out": len(parity.loaded.left_out),
             "values": parity.values,
             "difference": parity.difference,
             "tolerance": parity.tolerance,

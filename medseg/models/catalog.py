@@ -76,4 +76,13 @@ CATALOG: tuple[ModelEntry, ...] = (
         parity="the library's own network",
         example=Example(4, 3, (128, 128, 128), parameters=4_702_227, gmacs=148.0),
     ),
+    ModelEntry(
+        name="xlstm_unet",
+        title="xLSTM-UNet",
+        summary="nnU-Net's residual U-Net with Vision-LSTM in encoder or bottleneck; 2D and 3D",
+        paper="Chen et al. 2024, arXiv 2407.01530",
+        source="own",
+        parity="outputs of the authors' networks, blocks and cell with their weights",
+        example=Example(4, 4, (128, 128, 128), parameters=44_311_404, gmacs=1174.6),
+    ),
 )

@@ -11,6 +11,7 @@ from medseg.recipe.networks.network import NetworkSection
 from medseg.recipe.networks.nnunet import NnUNetPlainSection, NnUNetResEncSection
 from medseg.recipe.networks.segresnet import SegResNetSection
 from medseg.recipe.networks.swin_unetr import SwinUNETRSection
+from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
 
 ModelSection = Annotated[
     SwinUNETRSection
@@ -18,6 +19,7 @@ ModelSection = Annotated[
     | NnUNetResEncSection
     | MedNeXtSection
     | SegResNetSection
+    | XLSTMUNetSection
     | CustomSection,
     Field(discriminator="name"),
 ]

@@ -11,6 +11,7 @@ from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
+from medseg.models.xlstm_unet import XLSTMUNet
 from medseg.recipe.models import section_of_network
 from medseg.recipe.networks.network import NetworkSection
 from medseg.volume import LabelTable, Target, Task
@@ -54,6 +55,19 @@ SMALL: dict[str, Small] = {
     "mednext": Small(MedNeXt, {"base_features": 4}, levels=5),
     "segresnet": Small(
         SegResNet, {"base_features": 8, "deep_supervision": True}, patch=(16, 24, 16), levels=3
+    ),
+    "xlstm_unet": Small(
+        XLSTMUNet,
+        {"base_features": 4},
+        levels=3,
+        forms={
+            "bottleneck": {"variant": "bottleneck"},
+            "faithful": {"faithful": True, "base_features": 8},
+            "bidirectional": {"bidirectional": True},
+            "flat": {"dimensions": 2, "slice_axis": 1},
+            "identity": {"mixing": "identity"},
+            "single": {"deep_supervision": False},
+        },
     ),
 }
 

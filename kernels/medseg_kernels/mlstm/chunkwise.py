@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from medseg_kernels.mlstm.reference import EPSILON
+from medseg_kernels.mlstm.reference import EPSILON, MOST
 
 State = tuple[Tensor, Tensor, Tensor]
 
@@ -72,7 +72,8 @@ def _one_chunk(part: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
     mixed = (query @ key.transpose(-1, -2)) * (weight - largest[..., None]).exp()
     read = mixed @ value + share * (query @ memory)
     total = mixed.sum(-1) + (share * (query @ normal[..., None]))[..., 0]
-    output = read / (torch.maximum(total.abs(), (-largest).exp()) + EPSILON)[..., None]
+    least = (-largest).clamp(max=MOST).exp()
+    output = read / (torch.maximum(total.abs(), least) + EPSILON)[..., None]
     return output, _after(key, value, forgotten[..., -1:], written, state)
 
 

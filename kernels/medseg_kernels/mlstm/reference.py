@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 EPSILON = 1e-6
+# Beyond it the exponential leaves float32; what is divided by e^80 is nothing either way.
+MOST = 80.0
 
 
 def parallel(
@@ -28,7 +30,7 @@ def parallel(
     largest = weight.amax(-1, keepdim=True)
     similar = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     mixed = similar * (weight - largest).exp()
-    normal = torch.maximum(mixed.sum(-1, keepdim=True).abs(), (-largest).exp())
+    normal = torch.maximum(mixed.sum(-1, keepdim=True).abs(), (-largest).clamp(max=MOST).exp())
     return mixed @ value / (normal + EPSILON)
 
 
@@ -52,6 +54,6 @@ def recurrent(
         normal = fade * normal + gain * k
         read = (q[..., None, :] @ memory)[..., 0, :]
         weight = (q * normal).sum(-1, keepdim=True).abs()
-        bound = (-largest).exp()[..., None]
+        bound = (-largest).clamp(max=MOST).exp()[..., None]
         outputs.append(read / (torch.maximum(weight, bound) + EPSILON))
     return torch.stack(outputs, dim=2)

@@ -22,7 +22,10 @@ from medseg.fault import InputFault
 from medseg.models.checkpoints.filling import Loaded
 
 _HERE = "medseg.models.checkpoints"
-MODULES: Mapping[str, str] = {"swin_unetr": f"{_HERE}.monai_swin_unetr"}
+MODULES: Mapping[str, str] = {
+    "swin_unetr": f"{_HERE}.monai_swin_unetr",
+    "xlstm_unet": f"{_HERE}.xlstm_unet",
+}
 _OUTPUT = re.compile(r"y\d*|h")
 
 
