@@ -85,4 +85,13 @@ CATALOG: tuple[ModelEntry, ...] = (
         parity="outputs of the authors' networks, blocks and cell with their weights",
         example=Example(4, 4, (128, 128, 128), parameters=44_311_404, gmacs=1174.6),
     ),
+    ModelEntry(
+        name="d_former",
+        title="D-Former",
+        summary="transformer of near and dilated far groups of tokens, with positions read off them",
+        paper="Wu et al. 2022, Neural Computing and Applications, arXiv 2201.00462",
+        source="own",
+        parity="outputs of the public code's backbone, blocks and head with their weights",
+        example=Example(1, 14, (64, 128, 128), parameters=45_832_512, gmacs=52.73),
+    ),
 )

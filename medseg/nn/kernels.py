@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from medseg.nn.group_attention import GroupAttention
 from medseg.nn.residual import ResidualBlock
 from medseg.nn.window_attention import Kernels, WindowAttention
 
@@ -12,5 +13,5 @@ def choose_kernels(model: nn.Module, kernels: Kernels) -> None:
     The results are the same up to rounding; torch's own can be exported to other formats.
     """
     for module in model.modules():
-        if isinstance(module, (ResidualBlock, WindowAttention)):
+        if isinstance(module, (GroupAttention, ResidualBlock, WindowAttention)):
             module.kernels = kernels

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from medseg.recipe.networks.custom import CustomSection
+from medseg.recipe.networks.d_former import DFormerSection
 from medseg.recipe.networks.mednext import MedNeXtSection
 from medseg.recipe.networks.network import NetworkSection
 from medseg.recipe.networks.nnunet import NnUNetPlainSection, NnUNetResEncSection
@@ -20,6 +21,7 @@ ModelSection = Annotated[
     | MedNeXtSection
     | SegResNetSection
     | XLSTMUNetSection
+    | DFormerSection
     | CustomSection,
     Field(discriminator="name"),
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medseg.models.d_former import DFormer
 from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.segresnet import SegResNet
@@ -67,6 +68,23 @@ SMALL: dict[str, Small] = {
             "flat": {"dimensions": 2, "slice_axis": 1},
             "identity": {"mixing": "identity"},
             "single": {"deep_supervision": False},
+        },
+    ),
+    "d_former": Small(
+        DFormer,
+        {
+            "feature_size": 12,
+            "token_size": (2, 2, 2),
+            "group_size": (2, 4, 4),
+            "depths": (2, 2, 2, 2),
+        },
+        patch=(16, 32, 32),
+        levels=2,
+        forms={
+            "identity": {"mixing": "identity"},
+            "single": {"deep_supervision": False},
+            # With deep supervision the reference's third head is dead.
+            "faithful_single": {"faithful": True, "deep_supervision": False},
         },
     ),
 }

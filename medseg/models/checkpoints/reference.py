@@ -23,6 +23,7 @@ from medseg.models.checkpoints.filling import Loaded
 
 _HERE = "medseg.models.checkpoints"
 MODULES: Mapping[str, str] = {
+    "d_former": f"{_HERE}.d_former",
     "swin_unetr": f"{_HERE}.monai_swin_unetr",
     "xlstm_unet": f"{_HERE}.xlstm_unet",
 }
