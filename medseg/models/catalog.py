@@ -88,10 +88,19 @@ CATALOG: tuple[ModelEntry, ...] = (
     ModelEntry(
         name="d_former",
         title="D-Former",
-        summary="transformer of near and dilated far groups of tokens, with positions read off them",
+        summary="transformer of near and dilated far groups, positions read off the tokens",
         paper="Wu et al. 2022, Neural Computing and Applications, arXiv 2201.00462",
         source="own",
         parity="outputs of the public code's backbone, blocks and head with their weights",
         example=Example(1, 14, (64, 128, 128), parameters=45_832_512, gmacs=52.73),
+    ),
+    ModelEntry(
+        name="u_mamba",
+        title="U-Mamba",
+        summary="nnU-Net's residual U-Net with Mamba in encoder or bottleneck; 2D and 3D",
+        paper="Ma, Li and Wang 2024, arXiv 2401.04722",
+        source="own",
+        parity="the authors' parameter counts; the scan by the plain recurrence",
+        example=Example(4, 4, (128, 128, 128), parameters=43_398_292, gmacs=1003.5),
     ),
 )

@@ -11,7 +11,8 @@ from medseg.nn.hybrid_form import Dimensions, HybridForm
 
 Axis = Literal[0, 1, 2]
 Variant = Literal["encoder", "bottleneck"]
-FIRST_MIXED_STAGE = 3
+# The first stage with a layer that looks far, in the encoder variants.
+XLSTM_FIRST, MAMBA_FIRST = 3, 0
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,30 @@ def plan_hybrid(
     return HybridPlan(form, _grids([side[axis] for axis in kept], form), policy)
 
 
-def mixed_stages(form: HybridForm, variant: Variant, *, faithful: bool) -> tuple[int, ...]:
-    """The stages behind which xLSTM-UNet's far-seeing layers stand.
+def mixed_stages(form: HybridForm, variant: Variant, *, first: int) -> tuple[int, ...]:
+    """The stages behind which the layers that look far stand.
 
-    In the encoder of volumes from the fourth resolution on, of slices behind every second one. A
-    network too shallow for that has one at its deepest stage; with `faithful`, none.
+    On volumes, all from number `first` on; on slices, every second one from `first` or 2 on. A
+    network too shallow for that has one at its deepest stage.
     """
     last = form.stages - 1
     if variant == "bottleneck":
         return (last,)
     if form.dimensions == 2:
-        found = tuple(s for s in range(2, form.stages) if s % 2 != form.stages % 2)
+        found = tuple(s for s in range(min(first, 2), form.stages) if s % 2 != form.stages % 2)
     else:
-        found = tuple(range(FIRST_MIXED_STAGE, form.stages))
-    return found or (() if faithful else (last,))
+        found = tuple(range(first, form.stages))
+    return found or (last,)
 
 
-def channel_stages(plan: HybridPlan, variant: Variant) -> tuple[int, ...]:
-    """The stages at which the authors' encoder variant takes channels for tokens.
+def channel_stages(plan: HybridPlan, variant: Variant, *, first: int) -> tuple[int, ...]:
+    """The stages at which the authors' encoder variants take channels for tokens.
 
     Those whose map has no more voxels than channels; weights then have the size of the patch.
     """
     if variant == "bottleneck":
         return ()
-    mixed = mixed_stages(plan.form, variant, faithful=True)
+    mixed = mixed_stages(plan.form, variant, first=first)
     return tuple(s for s in mixed if prod(plan.grids[s]) <= plan.form.features[s])
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.models.planned_hybrid import (
+    XLSTM_FIRST,
     Axis,
     HybridPlan,
     Variant,
@@ -84,7 +85,7 @@ class XLSTMUNet(nn.Module):
             base_features=base_features,
             max_features=max_features,
         )
-        fixed = faithful and channel_stages(plan, variant)
+        fixed = faithful and channel_stages(plan, variant, first=XLSTM_FIRST)
         self.shape_policy = ShapePolicy(fixed=patch_size) if fixed else plan.shape_policy
         network = mixed_unet(
             plan,
@@ -142,8 +143,8 @@ def mixed_unet(
     # The authors' 2D encoder variant has no skip connection at full resolution.
     joins_last = not (plan.form.dimensions == 2 and variant == "encoder")
     form = replace(plan.form, joins_last=joins_last)
-    mixed = mixed_stages(form, variant, faithful=faithful)
-    by_channel = channel_stages(plan, variant) if faithful else ()
+    mixed = mixed_stages(form, variant, first=XLSTM_FIRST)
+    by_channel = channel_stages(plan, variant, first=XLSTM_FIRST) if faithful else ()
     backward = (False, True) if bidirectional else (False,)
 
     def mixer(stage: int) -> nn.Module:

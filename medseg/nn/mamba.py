@@ -4,7 +4,6 @@ Gu and Dao, arXiv 2312.00752; the three orders are SegMamba's (Xing et al., arXi
 """
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -38,11 +37,9 @@ class Mamba(nn.Module):
         super().__init__()
         inner = expansion * channels
         self.proj_in = nn.Linear(channels, 2 * inner, bias=False)
-        self.scans = nn.ModuleDict(
-            {
-                order: Scan(channels=inner, states=states, rank=-(-channels // 16))
-                for order in orders
-            }
+        self.orders = orders
+        self.scans = nn.ModuleList(
+            Scan(channels=inner, states=states, rank=-(-channels // 16)) for _ in orders
         )
         self.proj_out = nn.Linear(inner, channels, bias=False)
 
@@ -51,7 +48,7 @@ class Mamba(nn.Module):
         wide, gate = rearrange(self.proj_in(x), "b n c -> b c n").chunk(2, dim=1)
         found = [
             _undo(scan(_arrange(wide, order, slices)), order, slices)
-            for order, scan in _ordered(self.scans).items()
+            for order, scan in zip(self.orders, self.scans, strict=True)
         ]
         mixed = torch.stack(found).sum(0) if len(found) > 1 else found[0]
         return self.proj_out(rearrange(mixed * functional.silu(gate), "b c n -> b n c"))
@@ -94,10 +91,6 @@ class Scan(nn.Module):
             read=rearrange(read, "b n s -> b s n"),
             skip=self.skip,
         )
-
-
-def _ordered(scans: nn.ModuleDict) -> Mapping[Order, nn.Module]:
-    return dict(scans.items())  # pyright: ignore[reportReturnType]
 
 
 def _arrange(tokens: Tensor, order: Order, slices: int) -> Tensor:

@@ -12,6 +12,7 @@ from medseg.recipe.networks.network import NetworkSection
 from medseg.recipe.networks.nnunet import NnUNetPlainSection, NnUNetResEncSection
 from medseg.recipe.networks.segresnet import SegResNetSection
 from medseg.recipe.networks.swin_unetr import SwinUNETRSection
+from medseg.recipe.networks.u_mamba import UMambaSection
 from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
 
 ModelSection = Annotated[
@@ -21,6 +22,7 @@ ModelSection = Annotated[
     | MedNeXtSection
     | SegResNetSection
     | XLSTMUNetSection
+    | UMambaSection
     | DFormerSection
     | CustomSection,
     Field(discriminator="name"),

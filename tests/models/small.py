@@ -12,6 +12,7 @@ from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
+from medseg.models.u_mamba import UMamba
 from medseg.models.xlstm_unet import XLSTMUNet
 from medseg.recipe.models import section_of_network
 from medseg.recipe.networks.network import NetworkSection
@@ -68,6 +69,18 @@ SMALL: dict[str, Small] = {
             "flat": {"dimensions": 2, "slice_axis": 1},
             "identity": {"mixing": "identity"},
             "single": {"deep_supervision": False},
+        },
+    ),
+    "u_mamba": Small(
+        UMamba,
+        {"base_features": 4},
+        patch=(16, 32, 16),
+        levels=2,
+        forms={
+            "bottleneck": {"variant": "bottleneck"},
+            "faithful": {"faithful": True, "base_features": 64, "stages": 3},
+            "flat": {"dimensions": 2, "slice_axis": 0},
+            "identity": {"mixing": "identity"},
         },
     ),
     "d_former": Small(

@@ -141,7 +141,7 @@ def test_bf16_stays_near_float32(name: str, form: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         levels = _levels(model(patch))
     apart = (levels[0].detach().float() - expected).abs().mean() / expected.std()
-    assert apart < 0.1
+    assert apart < 0.15
     torch.stack([level.float().square().mean() for level in levels]).sum().backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
 

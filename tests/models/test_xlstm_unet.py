@@ -10,6 +10,7 @@ from medseg.models.checkpoints.filling import our_name
 from medseg.models.checkpoints.xlstm_unet import load_reference
 from medseg.models.cost import cost
 from medseg.models.planned_hybrid import (
+    XLSTM_FIRST,
     HybridPlan,
     Variant,
     channel_stages,
@@ -86,13 +87,13 @@ def test_weights_and_multiply_adds_are_the_authors(
 
 
 def _stages(plan: HybridPlan, variant: Variant) -> tuple[int, ...]:
-    return mixed_stages(plan.form, variant, faithful=True)
+    return mixed_stages(plan.form, variant, first=XLSTM_FIRST)
 
 
 def _pairs_saved(plan: HybridPlan, stage: int, variant: Variant) -> int:
     """All pairs of tokens, less those within a chunk and the reading and writing of the state."""
     tokens, channels = prod(plan.grids[stage]), plan.form.features[stage]
-    if stage in channel_stages(plan, variant):
+    if stage in channel_stages(plan, variant, first=XLSTM_FIRST):
         tokens, channels = channels, tokens
     inner, heads = 2 * channels, heads_of(channels)
     chunks = [min(CHUNK, tokens - start) for start in range(0, tokens, CHUNK)]

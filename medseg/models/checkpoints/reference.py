@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = {
     "d_former": f"{_HERE}.d_former",
     "swin_unetr": f"{_HERE}.monai_swin_unetr",
     "xlstm_unet": f"{_HERE}.xlstm_unet",
+    "u_mamba": f"{_HERE}.u_mamba",
 }
 _OUTPUT = re.compile(r"y\d*|h")
 

@@ -1,8 +1,7 @@
 """The xLSTM-UNet authors' weights for ours.
 
 Takes the state of their four networks (UxLSTMEnc, UxLSTMBot, in 2D and 3D) for a network with
-`faithful=True`. Their decoder holds the encoder a second time, and blocks hold each layer twice;
-these second names, and an unused norm of each Vision-LSTM layer, are left out.
+`faithful=True`. An unused norm of each Vision-LSTM layer is left out.
 """
 
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medseg.models.checkpoints import filling
+from medseg.models.checkpoints import filling, hybrid
 from medseg.models.checkpoints.filling import Loaded, Rule
 from medseg.models.checkpoints.reference import Unit
 from medseg.models.planned_hybrid import HybridPlan
@@ -19,11 +18,9 @@ from medseg.models.shape import ShapePolicy
 from medseg.models.xlstm_unet import XLSTMUNet, mixed_unet
 from medseg.nn.hybrid_form import HybridForm
 from medseg.nn.hybrid_unet import HybridUNet
-from medseg.nn.slicewise import SliceWise
 from medseg.nn.vision_lstm import VisionLSTMBlock
 from medseg_kernels.mlstm import mlstm
 
-_SECOND_NAMES = re.compile(r"(^decoder\.encoder\.|\.all_modules\.)")
 _UNUSED = re.compile(r"^(encoder\.xlstm_layers\.\d+|xlstm)\.norm\.")
 _LAYER: tuple[Rule, ...] = (
     (r"layer\.mlstm_cell\.outnorm\.weight$", "layer.norm"),
@@ -35,14 +32,9 @@ _LAYER: tuple[Rule, ...] = (
     (r"layer\.k_proj\.", "layer.key."),
     (r"layer\.v_proj\.", "layer.value."),
 )
-_BODY: tuple[Rule, ...] = (
-    (r"\.conv([12])\.conv\.", r".conv\1."),
-    (r"\.conv([12])\.norm\.", r".norm\1."),
-    (r"\.conv3\.", ".shortcut."),
+_MIXERS: tuple[Rule, ...] = (
     (r"^encoder\.xlstm_layers\.(\d+)\.vil\.", r"encoder.mixers.\1.blocks.0."),
     (r"^encoder\.xlstm_layers\.", "encoder.mixers."),
-    (r"^decoder\.upsample_layers\.(\d+)\.conv\.", r"decoder.ups.\1."),
-    (r"^decoder\.seg_layers\.", "heads."),
 )
 
 
@@ -53,19 +45,17 @@ def load_reference(model: nn.Module, state: Mapping[str, object]) -> Loaded:
         InputFault: E_CHECKPOINT with all names that are missing, unknown or of another shape.
     """
     assert isinstance(model, XLSTMUNet)
-    body = model.network
-    return load_body(body.network if isinstance(body, SliceWise) else body, state)
+    return load_body(hybrid.body_of(model.network), state)
 
 
 def load_body(body: nn.Module, state: Mapping[str, object]) -> Loaded:
     """Fill the network on volumes or on slices, without what is around it."""
     assert isinstance(body, HybridUNet)
-    tensors = filling.tensors_of(state)
-    first = {name: value for name, value in tensors.items() if not _SECOND_NAMES.search(name)}
-    unused = tuple(name for name in first if _UNUSED.search(name))
-    kept = {name: value for name, value in first.items() if name not in unused}
-    deepest = len(body.encoder.stages) - 1
-    rules = (*_BODY, *_LAYER, (r"^xlstm\.vil\.", f"encoder.mixers.{deepest}.blocks.0."))
+    tensors = hybrid.first_names(state)
+    unused = tuple(name for name in tensors if _UNUSED.search(name))
+    kept = {name: value for name, value in tensors.items() if name not in unused}
+    deepest = (r"^xlstm\.vil\.", hybrid.deepest(body) + "blocks.0.")
+    rules = (*hybrid.BODY, *_MIXERS, *_LAYER, deepest)
     return filling.fill(body, filling.renamed(kept, rules), left_out=unused)
 
 

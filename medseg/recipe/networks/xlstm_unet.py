@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from medseg.models.planned_hybrid import channel_stages
+from medseg.models.planned_hybrid import XLSTM_FIRST, channel_stages
 from medseg.models.shape import ShapePolicy
 from medseg.recipe.networks.hybrid import HybridSection
 from medseg.recipe.networks.network import Patch, Spacing
@@ -44,6 +44,6 @@ class XLSTMUNetSection(HybridSection):
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
         """The sizes of input the network takes: as often as its topology halves them."""
         plan = self.plan(patch_size, spacing_mm)
-        if self.faithful and channel_stages(plan, self.variant):
+        if self.faithful and channel_stages(plan, self.variant, first=XLSTM_FIRST):
             return ShapePolicy(fixed=patch_size)
         return plan.shape_policy

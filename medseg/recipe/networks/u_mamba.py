@@ -1,0 +1,47 @@
+"""U-Mamba in a recipe."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from medseg.models.planned_hybrid import MAMBA_FIRST, channel_stages
+from medseg.models.shape import ShapePolicy
+from medseg.recipe.networks.hybrid import HybridSection
+from medseg.recipe.networks.network import Patch, Spacing
+from medseg.volume import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class UMambaSection(HybridSection):
+    """U-Mamba (arXiv 2401.04722)."""
+
+    demo_settings: ClassVar[Mapping[str, Any]] = {
+        "base_features": 8,
+        "max_features": 96,
+        "faithful": False,
+    }
+
+    name: Literal["u_mamba"]
+    """The network's name."""
+    faithful: bool = False
+    """As the authors' code: channels as tokens where maps are small, which fixes the patch."""
+
+    def build(self, task: Task) -> "nn.Module":
+        """The network for `task`."""
+        from medseg.models.u_mamba import UMamba
+
+        return UMamba(
+            in_channels=task.in_channels,
+            out_channels=task.out_channels,
+            patch_size=task.patch_size,
+            spacing_mm=task.spacing_mm,
+            **self.settings(),
+        )
+
+    def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
+        """The sizes of input the network takes: as often as its topology halves them."""
+        plan = self.plan(patch_size, spacing_mm)
+        if self.faithful and channel_stages(plan, self.variant, first=MAMBA_FIRST):
+            return ShapePolicy(fixed=patch_size)
+        return plan.shape_policy
