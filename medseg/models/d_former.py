@@ -18,6 +18,7 @@ token and group are flat along the first (depth, height, width), so where depth 
 take `token_size=(4, 4, 2)` and `group_size=(8, 8, 2)`.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import Literal
@@ -27,6 +28,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from medseg.fault import InputFault
 from medseg.models.d_former_sizes import STAGES, reference_refuses, shape_policy
@@ -40,6 +42,8 @@ Triple = tuple[int, int, int]
 Four = tuple[int, int, int, int]
 
 _TWICE = (2, 2, 2)
+# Values of voxels that a head holds at a time.
+_SLAB = 1 << 22
 # The last axis fastest.
 _NEIGHBORS: Offsets = (
     (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1),
@@ -116,6 +120,7 @@ class DFormer(nn.Module):
                 in_channels=feature_size * 2**level,
                 out_channels=out_channels,
                 token_size=token_size,
+                gradient_checkpointing=gradient_checkpointing,
             )
             for level in range(3 if faithful and deep_supervision else used)
         )
@@ -290,10 +295,23 @@ class Blocks:
 
 
 class ExpandingHead(nn.Module):
-    """Logits of the voxels of each token."""
+    """Logits of the voxels of each token, a slab of the grid at a time.
 
-    def __init__(self, *, in_channels: int, out_channels: int, token_size: Triple) -> None:
+    The voxels have as many channels as the tokens, at full resolution: most of the network's
+    memory if they were held at once. Where the way back needs them they are, or, with
+    `gradient_checkpointing`, computed again.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        token_size: Triple,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.expand = PatchExpand(
             in_channels=in_channels, out_channels=in_channels, factors=token_size
         )
@@ -301,6 +319,18 @@ class ExpandingHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b d i2 j2 k2"]:
         """The logits, channels first."""
+        again = torch.is_grad_enabled() and self.gradient_checkpointing
+        if torch.is_grad_enabled() and not again:
+            return self._logits(x)
+        values = x[:, :1].numel() * math.prod(self.expand.factors)
+        slabs = x.split(max(1, _SLAB // values), dim=1)
+        if again:
+            logits = [checkpoint(self._logits, slab, use_reentrant=False) for slab in slabs]
+        else:
+            logits = [self._logits(slab) for slab in slabs]
+        return torch.cat(logits, dim=2)
+
+    def _logits(self, x: Tensor) -> Tensor:
         voxels = unfold_cells(self.mix(self.expand(x)), self.expand.factors)
         return rearrange(voxels, "b i j k d -> b d i j k")
 

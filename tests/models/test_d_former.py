@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg.fault import InputFault
+from medseg.models import d_former
 from medseg.models.checkpoints.d_former import load_reference, our_name
 from medseg.models.cost import cost
-from medseg.models.d_former import DFormer
+from medseg.models.d_former import DFormer, ExpandingHead
 from medseg.models.d_former_sizes import reference_refuses
 
 PAPER = {"token_size": (2, 4, 4), "group_size": (2, 8, 8), "intervals": (8, 4, 2, 1)}
@@ -138,12 +139,23 @@ def test_without_attention_nothing_of_it_is_left() -> None:
     assert len(left) == 4 * 14
 
 
+def test_a_head_gives_the_same_by_slabs_and_at_once() -> None:
+    torch.manual_seed(0)
+    head = ExpandingHead(in_channels=96, out_channels=3, token_size=(2, 4, 4))
+    tokens = torch.randn(1, 7, 24, 30, 96)
+    with torch.no_grad():
+        slabs = head(tokens)
+    assert tokens.numel() * 32 > 2 * d_former._SLAB
+    torch.testing.assert_close(slabs, head(tokens).detach())
+
+
 def test_checkpointed_blocks_have_the_same_gradients() -> None:
     gradients = []
     for again in (False, True):
         model = _small(gradient_checkpointing=again, drop_path_rate=0.2).train()
         torch.manual_seed(1)
-        sum(level.square().mean() for level in model(_image(16, 32, 32, batch=2))).backward()
+        full, half = model(_image(16, 32, 32, batch=2))
+        (full.square().mean() + half.square().mean()).backward()
         gradients.append([weight.grad for weight in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
