@@ -42,7 +42,7 @@ Triple = tuple[int, int, int]
 Four = tuple[int, int, int, int]
 
 _TWICE = (2, 2, 2)
-# Values of voxels that a head holds at a time.
+# Values of voxels that a head holds at a time, for each item of the batch.
 _SLAB = 1 << 22
 # The last axis fastest.
 _NEIGHBORS: Offsets = (
@@ -322,7 +322,7 @@ class ExpandingHead(nn.Module):
         again = torch.is_grad_enabled() and self.gradient_checkpointing
         if torch.is_grad_enabled() and not again:
             return self._logits(x)
-        values = x[:, :1].numel() * math.prod(self.expand.factors)
+        values = x.shape[2:].numel() * math.prod(self.expand.factors)
         slabs = x.split(max(1, _SLAB // values), dim=1)
         if again:
             logits = [checkpoint(self._logits, slab, use_reentrant=False) for slab in slabs]

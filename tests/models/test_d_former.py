@@ -149,6 +149,16 @@ def test_a_head_gives_the_same_by_slabs_and_at_once() -> None:
     torch.testing.assert_close(slabs, head(tokens).detach())
 
 
+def test_an_exported_network_takes_any_number_of_items() -> None:
+    model, batch = _small().eval(), {0: torch.export.Dim("batch", max=16)}
+    with torch.no_grad():
+        exported = torch.export.export(
+            model, (_image(9, 32, 33, batch=2),), dynamic_shapes=(batch,), strict=False
+        )
+        images = _image(9, 32, 33, batch=3)
+        torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-4, atol=1e-4)
+
+
 def test_checkpointed_blocks_have_the_same_gradients() -> None:
     gradients = []
     for again in (False, True):
