@@ -17,8 +17,9 @@ from medseg.models.planned_hybrid import (
     mixed_stages,
     plan_hybrid,
 )
-from medseg.models.xlstm_unet import XLSTMUNet
+from medseg.models.xlstm_unet import VisionLSTMMixer, XLSTMUNet
 from medseg.nn.vision_lstm import heads_of
+from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 
@@ -146,3 +147,23 @@ _TO_THEIRS = (
 def _their_names(model: XLSTMUNet) -> dict[str, torch.Tensor]:
     """The state as the authors name it (the bottleneck variant, four stages)."""
     return {our_name(name, _TO_THEIRS): value for name, value in model.state_dict().items()}
+
+
+def test_the_papers_text_and_the_authors_code_are_not_one_network() -> None:
+    section = XLSTMUNetSection(name="xlstm_unet", faithful=True, bidirectional=True)
+    found = list(section.contradictions())
+    assert [one.path for one in found] == [("bidirectional",)]
+    assert not list(XLSTMUNetSection(name="xlstm_unet", bidirectional=True).contradictions())
+
+
+def test_bidirectional_lets_each_voxel_see_all_others() -> None:
+    torch.manual_seed(0)
+    settings = {"channels": 8, "by_channel": False, "depth": 1}
+    image = torch.randn(1, 8, 2, 3, 4, dtype=torch.float64)
+    changed = image.clone()
+    changed[:, 0, 1, 1, 1] += 1
+    for backward, seen in (((False,), 24 - 17), ((False, True), 24)):
+        mixer = VisionLSTMMixer(**settings, backward=backward).double()
+        with torch.no_grad():
+            apart = (mixer(changed) - mixer(image)).abs().amax((0, 1))
+        assert (apart > 1e-12).sum() == seen

@@ -1,10 +1,11 @@
 """xLSTM-UNet in a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from medseg.models.planned_hybrid import XLSTM_FIRST, channel_stages
 from medseg.models.shape import ShapePolicy
+from medseg.recipe.contradiction import Contradiction
 from medseg.recipe.networks.hybrid import HybridSection
 from medseg.recipe.networks.network import Patch, Spacing
 from medseg.volume import Task
@@ -47,3 +48,12 @@ class XLSTMUNetSection(HybridSection):
         if self.faithful and channel_stages(plan, self.variant, first=XLSTM_FIRST):
             return ShapePolicy(fixed=patch_size)
         return plan.shape_policy
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """The paper's text and the authors' code, which is another network."""
+        if self.faithful and self.bidirectional:
+            yield Contradiction(
+                ("bidirectional",),
+                "the authors' code reads forward only, so faithful goes with bidirectional: false",
+                because=(("faithful",),),
+            )
