@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 import torch
+from torch import nn
 
 from medseg.fault import InputFault
 from medseg.models.checkpoints.filling import our_name
@@ -18,6 +19,7 @@ from medseg.models.planned_hybrid import (
     plan_hybrid,
 )
 from medseg.models.xlstm_unet import VisionLSTMMixer, XLSTMUNet
+from medseg.nn.hybrid_unet import HybridUNet, PlannedResidualBlock
 from medseg.nn.vision_lstm import heads_of
 from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
 
@@ -128,6 +130,29 @@ def test_the_authors_second_names_and_unused_norms_are_left_out() -> None:
     image = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():
         assert torch.equal(model.eval()(image), source.eval()(image))
+
+
+def test_a_checkpoint_of_the_authors_has_a_partner_or_a_reason_for_each_of_its_578_entries() -> (
+    None
+):
+    """Six stages: 230 of them are the encoder's again, each layer of a plain block is twice."""
+    model = _theirs(**BRAIN, spacing_mm=ISOTROPIC)
+    body = model.network
+    assert isinstance(body, HybridUNet)
+    unused = 2 * len(_stages_of(body))
+    encoder = len(body.encoder.state_dict()) + unused + _twice(body.encoder)
+    assert encoder == 230
+    assert len(body.state_dict()) + unused + _twice(body) + encoder == 578
+
+
+def _stages_of(body: HybridUNet) -> list[VisionLSTMMixer]:
+    return [mixer for mixer in body.encoder.mixers if isinstance(mixer, VisionLSTMMixer)]
+
+
+def _twice(module: nn.Module) -> int:
+    """Two convolutions and two norms with two tensors each, in blocks that project nothing."""
+    blocks = [one for one in module.modules() if isinstance(one, PlannedResidualBlock)]
+    return sum(8 for block in blocks if isinstance(block.shortcut, nn.Identity))
 
 
 _TO_THEIRS = (
