@@ -24,7 +24,7 @@ KERNEL = 4
 class VisionLSTMBlock(nn.Module):
     """x + layer(norm(x)); with `backward` the tokens are read from the last to the first.
 
-    Shapes: tokens (b, n, c) in and out; c is even.
+    Shapes: tokens (b, n, c) in and out.
     """
 
     def __init__(self, *, channels: int, backward: bool = False, depth: int = 1) -> None:
