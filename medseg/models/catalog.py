@@ -103,4 +103,13 @@ CATALOG: tuple[ModelEntry, ...] = (
         parity="the authors' parameter counts; the scan by the plain recurrence",
         example=Example(4, 4, (128, 128, 128), parameters=43_398_292, gmacs=1003.5),
     ),
+    ModelEntry(
+        name="para_trans_cnn",
+        title="ParaTransCNN",
+        summary="ResNet and transformer pyramids side by side; 2D by slices, a 3D form of ours",
+        paper="Sun et al. 2024, arXiv 2401.15307",
+        source="own",
+        parity="outputs of the authors' 2D network with its weights",
+        example=Example(3, 9, (224, 224, 1), parameters=245_468_937, gmacs=246.9),
+    ),
 )

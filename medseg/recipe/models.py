@@ -10,6 +10,7 @@ from medseg.recipe.networks.d_former import DFormerSection
 from medseg.recipe.networks.mednext import MedNeXtSection
 from medseg.recipe.networks.network import NetworkSection
 from medseg.recipe.networks.nnunet import NnUNetPlainSection, NnUNetResEncSection
+from medseg.recipe.networks.para_trans_cnn import ParaTransCNNSection
 from medseg.recipe.networks.segresnet import SegResNetSection
 from medseg.recipe.networks.swin_unetr import SwinUNETRSection
 from medseg.recipe.networks.u_mamba import UMambaSection
@@ -24,6 +25,7 @@ ModelSection = Annotated[
     | XLSTMUNetSection
     | UMambaSection
     | DFormerSection
+    | ParaTransCNNSection
     | CustomSection,
     Field(discriminator="name"),
 ]

@@ -10,6 +10,7 @@ from torch import nn
 from medseg.models.d_former import DFormer
 from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
+from medseg.models.para_trans_cnn import ParaTransCNN
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
 from medseg.models.u_mamba import UMamba
@@ -69,6 +70,17 @@ SMALL: dict[str, Small] = {
             "flat": {"dimensions": 2, "slice_axis": 1},
             "identity": {"mixing": "identity"},
             "single": {"deep_supervision": False},
+        },
+    ),
+    "para_trans_cnn": Small(
+        ParaTransCNN,
+        {"size": "tiny", "drop_rate": 0.0},
+        patch=(32, 32, 16),
+        forms={
+            "across_i": {"slice_axis": 0},
+            "volume": {"dimensions": 3},
+            "dropout": {"drop_rate": 0.1},
+            "identity": {"mixing": "identity"},
         },
     ),
     "u_mamba": Small(
