@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from medseg import __version__
 from medseg.cli import (
     check,
+    compare,
     datasets,
     doctor,
     evaluate,
@@ -21,7 +22,10 @@ from medseg.cli import (
 )
 from medseg.fault import InputFault, all_at_once
 
-VERBS = (train, predict, evaluate, import_, export, check, plan, doctor, recipes, models, datasets)
+VERBS = (
+    *(train, predict, evaluate, compare, import_, export, check),
+    *(plan, doctor, recipes, models, datasets),
+)
 
 
 def parsed(given: Sequence[str]) -> argparse.Namespace:
