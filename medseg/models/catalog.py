@@ -112,4 +112,13 @@ CATALOG: tuple[ModelEntry, ...] = (
         parity="outputs of the authors' 2D network with its weights",
         example=Example(3, 9, (224, 224, 1), parameters=245_468_937, gmacs=246.9),
     ),
+    ModelEntry(
+        name="trans_dae",
+        title="TransDAE",
+        summary="attention in space and across channels in a U; 2D by slices, a 3D form of ours",
+        paper="Azad et al. 2024, arXiv 2409.02018",
+        source="own, a reconstruction",
+        parity="outputs of DAE-Former's attentions and block with its weights",
+        example=Example(1, 9, (224, 224, 1), parameters=24_456_635, gmacs=5.862),
+    ),
 )

@@ -119,7 +119,7 @@ class ParaTransCNN(nn.Module):
         self.network = SliceWise(body, axis=slice_axis) if flat else body
         sides = (DIVISOR, DIVISOR, DIVISOR)
         self.shape_policy = (
-            ShapePolicy.of_slices(slice_axis, divisor=sides[:2], minimum=(2 * DIVISOR, DIVISOR))
+            ShapePolicy.of_slices(slice_axis, divisor=sides[:2])
             if flat
             else ShapePolicy(divisor=sides, minimum=sides, voxels=2 * DIVISOR**3)
         )

@@ -61,10 +61,7 @@ def plan_hybrid(
     policy = deep.shape_policy
     if dimensions == 2:
         first, second = (deep.divisor[axis] for axis in kept)
-        # Instance norm needs two pixels of the deepest map.
-        policy = ShapePolicy.of_slices(
-            slice_axis, divisor=(first, second), minimum=(2 * first, second)
-        )
+        policy = ShapePolicy.of_slices(slice_axis, divisor=(first, second))
     return HybridPlan(form, _grids([side[axis] for axis in kept], form), policy)
 
 

@@ -23,13 +23,16 @@ class ShapePolicy:
     voxels: int = 1
 
     @classmethod
-    def of_slices(
-        cls, axis: int, *, divisor: tuple[int, int], minimum: tuple[int, int]
-    ) -> "ShapePolicy":
-        """The rule of a network that takes slices across `axis`, as many as there are."""
-        steps, least = list(divisor), list(minimum)
+    def of_slices(cls, axis: int, *, divisor: tuple[int, int]) -> "ShapePolicy":
+        """The rule of a network that takes slices across `axis`, as many as there are.
+
+        Their sides are twice the divisor at least: instance norm needs two pixels of the deepest
+        map, and torch 2.15's bfloat16 convolution of step 2 reads memory nobody wrote where its
+        input is less than 3 pixels wide (on CPUs with AMX).
+        """
+        steps = list(divisor)
         steps.insert(axis, 1)
-        least.insert(axis, 1)
+        least = [1 if place == axis else 2 * step for place, step in enumerate(steps)]
         return cls(divisor=(steps[0], steps[1], steps[2]), minimum=(least[0], least[1], least[2]))
 
     def refuses(self, size: tuple[int, ...]) -> str | None:

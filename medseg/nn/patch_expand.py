@@ -6,7 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Triple = tuple[int, int, int]
+_PATTERNS = {
+    2: "b i j (p q) d -> b (i p) (j q) d",
+    3: "b i j k (p q r) d -> b (i p) (j q) (k r) d",
+}
 
 
 class PatchExpand(nn.Module):
@@ -16,20 +19,20 @@ class PatchExpand(nn.Module):
     its place: that is cheaper the fewer channels are left by then.
     """
 
-    def __init__(self, *, in_channels: int, out_channels: int, factors: Triple) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, factors: tuple[int, ...]) -> None:
         super().__init__()
         self.factors = factors
         self.expand = nn.Linear(in_channels, math.prod(factors) * out_channels, bias=False)
         self.norm = nn.LayerNorm(out_channels)
 
-    def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i j k n d"]:
+    def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... n d"]:
         """The n finer tokens of each token, the last axis of the grid fastest."""
         return self.norm(self.expand(x).unflatten(-1, (math.prod(self.factors), -1)))
 
 
 def unfold_cells(
-    cells: Float[Tensor, "b i j k n d"], factors: Triple
-) -> Float[Tensor, "b i2 j2 k2 d"]:
-    """The grid that cells of `factors` tokens make."""
-    p, q, r = factors
-    return rearrange(cells, "b i j k (p q r) d -> b (i p) (j q) (k r) d", p=p, q=q, r=r)
+    cells: Float[Tensor, "b ... n d"], factors: tuple[int, ...]
+) -> Float[Tensor, "b ... d"]:
+    """The grid, of two or three axes, that cells of `factors` tokens make."""
+    sides = dict(zip("pqr", factors, strict=False))
+    return rearrange(cells, _PATTERNS[len(factors)], **sides)

@@ -13,6 +13,7 @@ from medseg.recipe.networks.nnunet import NnUNetPlainSection, NnUNetResEncSectio
 from medseg.recipe.networks.para_trans_cnn import ParaTransCNNSection
 from medseg.recipe.networks.segresnet import SegResNetSection
 from medseg.recipe.networks.swin_unetr import SwinUNETRSection
+from medseg.recipe.networks.trans_dae import TransDAESection
 from medseg.recipe.networks.u_mamba import UMambaSection
 from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
 
@@ -25,6 +26,7 @@ ModelSection = Annotated[
     | XLSTMUNetSection
     | UMambaSection
     | DFormerSection
+    | TransDAESection
     | ParaTransCNNSection
     | CustomSection,
     Field(discriminator="name"),

@@ -13,6 +13,7 @@ from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.para_trans_cnn import ParaTransCNN
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
+from medseg.models.trans_dae import TransDAE
 from medseg.models.u_mamba import UMamba
 from medseg.models.xlstm_unet import XLSTMUNet
 from medseg.recipe.models import section_of_network
@@ -77,10 +78,21 @@ SMALL: dict[str, Small] = {
         {"size": "tiny", "drop_rate": 0.0},
         patch=(32, 32, 16),
         forms={
-            "across_i": {"slice_axis": 0},
             "volume": {"dimensions": 3},
             "dropout": {"drop_rate": 0.1},
             "identity": {"mixing": "identity"},
+        },
+    ),
+    "trans_dae": Small(
+        TransDAE,
+        {"size": "tiny", "token_size": (2, 2, 2)},
+        patch=(32, 32, 16),
+        levels=3,
+        forms={
+            "volume": {"dimensions": 3},
+            "as_dae_former": {"spatial": "efficient", "channel": "transposed", "dimensions": 3},
+            "identity": {"mixing": "identity"},
+            "single": {"deep_supervision": False},
         },
     ),
     "u_mamba": Small(
@@ -91,7 +103,7 @@ SMALL: dict[str, Small] = {
         forms={
             "bottleneck": {"variant": "bottleneck"},
             "faithful": {"faithful": True, "base_features": 64, "stages": 3},
-            "flat": {"dimensions": 2, "slice_axis": 0},
+            "flat": {"dimensions": 2},
             "identity": {"mixing": "identity"},
         },
     ),

@@ -14,7 +14,7 @@ each_fixture = pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.s
 
 
 def test_all_fixtures_are_here() -> None:
-    assert len(FIXTURES) == 12
+    assert len(FIXTURES) == 15
     assert {read_fixture(path).model for path in FIXTURES} <= set(MODULES)
 
 

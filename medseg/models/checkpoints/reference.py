@@ -27,6 +27,7 @@ MODULES: Mapping[str, str] = {
     "swin_unetr": f"{_HERE}.monai_swin_unetr",
     "xlstm_unet": f"{_HERE}.xlstm_unet",
     "u_mamba": f"{_HERE}.u_mamba",
+    "trans_dae": f"{_HERE}.trans_dae",
     "para_trans_cnn": f"{_HERE}.para_trans_cnn",
 }
 _OUTPUT = re.compile(r"y\d*|h")

@@ -51,7 +51,7 @@ class ParaTransCNNSection(NetworkSection):
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:  # noqa: ARG002
         """The sizes of input the network takes."""
         if self.dimensions == 2:
-            return ShapePolicy.of_slices(self.slice_axis, divisor=(16, 16), minimum=(32, 16))
+            return ShapePolicy.of_slices(self.slice_axis, divisor=(16, 16))
         return ShapePolicy(divisor=(16, 16, 16), minimum=(16, 16, 16), voxels=2 * 16**3)
 
     def contradictions(self) -> Iterator[Contradiction]:
