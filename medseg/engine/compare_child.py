@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -33,6 +32,16 @@ class Told:
 
     code: str = ""
     message: str = ""
+
+
+class Connection(Protocol):
+    """An end of a pipe."""
+
+    def send(self, obj: Any, /) -> None:
+        """Put a word in."""
+
+    def recv(self) -> Any:
+        """Wait for a word."""
 
 
 def train_apart(recipe: Recipe, folder: Path, *, listener: Listener) -> None:

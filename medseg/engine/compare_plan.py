@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 
+from medseg.data.card import Card
 from medseg.data.splits import Fold
 from medseg.fault import InputFault
 from medseg.recipe import Recipe, load_recipe
@@ -149,9 +150,15 @@ def _shared(recipe: Recipe) -> dict[str, str]:
         "data.fold": str(data.fold),
         "data.folds": str(data.folds),
         "data.split_seed": str(data.split_seed),
-        "the label table": str(card.labels),
+        "the label table": _labels(card),
         "what the loss asks for": target,
     }
+
+
+def _labels(card: Card) -> str:
+    if card.labels is None:
+        return "that of dataset.json"
+    return ", ".join(f"{label.value} {label.name}" for label in card.labels.labels)
 
 
 def _refuse_processes(entry: Entry) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -49,7 +50,10 @@ def paired_tests(names: Sequence[str], values: Sequence[np.ndarray]) -> tuple[Pa
 def wilcoxon_p(differences: np.ndarray) -> float:
     """Two-sided p of the signed-rank test, ties in pairs left out; 1 where nothing differs."""
     differing = differences[differences != 0]
-    return float(wilcoxon(differing).pvalue) if differing.size else 1.0
+    if not differing.size:
+        return 1.0
+    found: Any = wilcoxon(differing)
+    return float(found.pvalue)
 
 
 def holm(ps: Sequence[float]) -> tuple[float, ...]:
