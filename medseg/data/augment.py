@@ -57,10 +57,10 @@ class Augmentation:
         self, *, size: Triple, spacing_mm: Spacing, swap: np.ndarray | None = None
     ) -> tuple[Randomizable, ...]:
         """The chain from a case to its augmented patch; `swap` exchanges left and right labels."""
-        coarse = coarse_axis(spacing_mm)
-        low_resolution = LowResolution(self.low_resolution, coarse)
+        still = slice_axis(size, spacing_mm)
+        low_resolution = LowResolution(self.low_resolution, still)
         return (
-            RandPatchd(size, matrix=partial(self.matrix, spacing_mm=spacing_mm)),
+            RandPatchd(size, matrix=partial(self.matrix, spacing_mm=spacing_mm, size=size)),
             RandMirrord(self.flip_axes, swap=swap),
             RandIntensityd(Noise(self.noise_std), prob=self.noise_probability),
             RandIntensityd(Blur(self.blur_sigma), prob=self.blur_probability, channel_prob=0.5),
@@ -71,28 +71,30 @@ class Augmentation:
             RandIntensityd(Gamma(self.gamma), prob=self.gamma_probability),
         )
 
-    def matrix(self, state: np.random.RandomState, spacing_mm: Spacing) -> np.ndarray | None:
+    def matrix(
+        self, state: np.random.RandomState, spacing_mm: Spacing, size: Triple | None = None
+    ) -> np.ndarray | None:
         """A rotation and scale in voxels, rigid in millimeters; None where neither is drawn.
 
-        Where slices are more than three times as thick as voxels are wide, both stay within the
-        plane of the slices.
+        Where slices are more than three times as thick as voxels are wide, or the patch of `size`
+        is a single one, both stay within the plane of the slices.
         """
         turns = state.rand() < self.rotation_probability and self.rotation_degrees > 0
         scales = state.rand() < self.scale_probability
         if not (turns or scales):
             return None
-        coarse = coarse_axis(spacing_mm)
+        still = slice_axis(size, spacing_mm)
         matrix = np.eye(3)
         if turns:
             angles = np.deg2rad(state.uniform(-1, 1, 3) * self.rotation_degrees)
             for axis, angle in enumerate(angles):
-                if coarse in (None, axis):
+                if still in (None, axis):
                     matrix = matrix @ rotation(axis, angle)
         if scales:
             # Twice as large is as likely as half as large.
             steps = np.full(3, np.exp(-state.uniform(*np.log(self.scale))))
-            if coarse is not None:
-                steps[coarse] = 1.0
+            if still is not None:
+                steps[still] = 1.0
             matrix = matrix * steps
         spacing = np.asarray(spacing_mm)
         return matrix * spacing[None, :] / spacing[:, None]
@@ -112,6 +114,13 @@ def no_augmentation() -> Augmentation:
         gamma_probability=0.0,
         gamma_inverted_probability=0.0,
     )
+
+
+def slice_axis(size: Triple | None, spacing_mm: Spacing) -> int | None:
+    """The axis across which slices lie: where the patch is one voxel deep, or the coarse axis."""
+    if size is not None and size.count(1) == 1:
+        return size.index(1)
+    return coarse_axis(spacing_mm)
 
 
 def coarse_axis(spacing_mm: Spacing) -> int | None:

@@ -12,6 +12,8 @@ from medseg.recipe.recipe import Recipe
 LARGEST_SIDE = 64
 DEMO_SIDE = 48
 MOST_VOXELS = 40 * 56 * 40
+# Of patches that are single slices: a batch of two would show too little of a case.
+SLICES = 16
 # Planned patches are large: few steps take as long there as many small ones.
 STEPS_IF_PLANNED = 300
 STEPS, STEPS_PER_STRUCTURE = 400, 60
@@ -54,6 +56,8 @@ def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
     patch, spacing = recipe.plan.patch_size, recipe.plan.spacing_mm
     if not isinstance(patch, str) and not isinstance(spacing, str):
         settings["plan"] |= _smaller(recipe, patch, spacing)
+        if 1 in patch:
+            settings["plan"]["batch_size"] = settings["predict"]["batch_size"] = SLICES
     return settings_of(settings)
 
 

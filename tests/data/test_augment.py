@@ -326,6 +326,36 @@ def test_thick_slices_are_not_left() -> None:
     assert max(moved) > 0.1
 
 
+def test_a_patch_of_one_slice_is_turned_and_scaled_within_it() -> None:
+    turning = Augmentation(rotation_probability=1.0, scale_probability=1.0)
+    for axis in range(3):
+        size = [48, 48, 48]
+        size[axis] = 1
+        for seed in range(10):
+            drawn = turning.matrix(
+                state(0, SAMPLE, seed), spacing_mm=(1, 1.5, 2), size=(size[0], size[1], size[2])
+            )
+            assert drawn is not None
+            assert np.array_equal(drawn[axis], np.eye(3)[axis])
+            assert np.array_equal(drawn[:, axis], np.eye(3)[axis])
+            assert not np.allclose(drawn, np.eye(3))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_change_takes_a_single_slice(axis: int, case: dict) -> None:
+    always = {name: 1.0 for name in vars(Augmentation()) if name.endswith("_probability")}
+    size = [24, 16, 20]
+    size[axis] = 1
+    chain = Augmentation(**always).transforms(
+        size=(size[0], size[1], size[2]), spacing_mm=(1.0, 1.0, 1.0)
+    )
+    for number in range(5):
+        image, labels = _augmented(chain, case, number)
+        assert tuple(image.shape[1:]) == labels.shape == tuple(size)
+        assert torch.isfinite(image).all()
+        assert image.std() > 0
+
+
 def test_scales_lie_in_their_range_and_above_one_looks_larger() -> None:
     augmentation = Augmentation(rotation_probability=0.0, scale_probability=1.0, scale=(1.2, 1.4))
     for number in range(10):
