@@ -104,6 +104,15 @@ CATALOG: tuple[ModelEntry, ...] = (
         example=Example(4, 4, (128, 128, 128), parameters=43_398_292, gmacs=1003.5),
     ),
     ModelEntry(
+        name="seg_mamba",
+        title="SegMamba",
+        summary="Mamba over voxels in three orders, convolutional decoder",
+        paper="Xing et al. 2024, MICCAI, arXiv 2401.13560",
+        source="own",
+        parity="the authors' parameter counts; the scan by the plain recurrence",
+        example=Example(4, 4, (128, 128, 128), parameters=67_416_196, gmacs=1471.9),
+    ),
+    ModelEntry(
         name="para_trans_cnn",
         title="ParaTransCNN",
         summary="ResNet and transformer pyramids side by side; 2D by slices, a 3D form of ours",

@@ -11,6 +11,7 @@ from medseg.recipe.networks.mednext import MedNeXtSection
 from medseg.recipe.networks.network import NetworkSection
 from medseg.recipe.networks.nnunet import NnUNetPlainSection, NnUNetResEncSection
 from medseg.recipe.networks.para_trans_cnn import ParaTransCNNSection
+from medseg.recipe.networks.seg_mamba import SegMambaSection
 from medseg.recipe.networks.segresnet import SegResNetSection
 from medseg.recipe.networks.swin_unetr import SwinUNETRSection
 from medseg.recipe.networks.trans_dae import TransDAESection
@@ -25,6 +26,7 @@ ModelSection = Annotated[
     | SegResNetSection
     | XLSTMUNetSection
     | UMambaSection
+    | SegMambaSection
     | DFormerSection
     | TransDAESection
     | ParaTransCNNSection

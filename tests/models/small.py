@@ -11,6 +11,7 @@ from medseg.models.d_former import DFormer
 from medseg.models.mednext import MedNeXt
 from medseg.models.nnunet import plain_unet, residual_unet
 from medseg.models.para_trans_cnn import ParaTransCNN
+from medseg.models.seg_mamba import SegMamba
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
 from medseg.models.trans_dae import TransDAE
@@ -104,6 +105,14 @@ SMALL: dict[str, Small] = {
             "bottleneck": {"variant": "bottleneck"},
             "faithful": {"faithful": True, "base_features": 64, "stages": 3},
             "flat": {"dimensions": 2},
+            "identity": {"mixing": "identity"},
+        },
+    ),
+    "seg_mamba": Small(
+        SegMamba,
+        {"feature_size": 4, "depths": (1, 1, 1, 1), "states": 4},
+        forms={
+            "faithful": {"faithful": True, "depths": (1, 1, 1, 2)},
             "identity": {"mixing": "identity"},
         },
     ),

@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = {
     "d_former": f"{_HERE}.d_former",
     "swin_unetr": f"{_HERE}.monai_swin_unetr",
     "xlstm_unet": f"{_HERE}.xlstm_unet",
+    "seg_mamba": f"{_HERE}.seg_mamba",
     "u_mamba": f"{_HERE}.u_mamba",
     "trans_dae": f"{_HERE}.trans_dae",
     "para_trans_cnn": f"{_HERE}.para_trans_cnn",
