@@ -80,8 +80,8 @@ class SegMamba(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         maps = [self.stem(x)]
         for stage, skip in zip(self.stages, self.skips, strict=True):
-            x = stage(x)
-            maps.append(skip(stage.read(x)))
+            x, seen = stage(x)
+            maps.append(skip(seen))
         x = maps.pop()
         for up in self.ups:
             x = up(x, maps.pop())
@@ -89,7 +89,7 @@ class SegMamba(nn.Module):
 
 
 class Stage(nn.Module):
-    """Half the resolution, a gated convolution, Mamba layers; `read` is what the decoder sees."""
+    """Half the resolution, convolutions, and Mamba layers."""
 
     def __init__(self, *, down: nn.Module, channels: int, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -99,13 +99,13 @@ class Stage(nn.Module):
         self.expand = Pointwise(in_channels=channels, out_channels=2 * channels, bias=True)
         self.contract = Pointwise(in_channels=2 * channels, out_channels=channels, bias=True)
 
-    def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:
-        """The coarser map, which the next stage takes."""
-        return self.layers(self.gate(self.down(x)))
-
-    def read(self, x: Float[Tensor, "b d i j k"]) -> Float[Tensor, "b d i j k"]:
-        """The map normalized, its channels mixed."""
-        return self.contract(functional.gelu(self.expand(functional.instance_norm(x))))
+    def forward(
+        self, x: Float[Tensor, "b c i j k"]
+    ) -> tuple[Float[Tensor, "b d i2 j2 k2"], Float[Tensor, "b d i2 j2 k2"]]:
+        """The coarser map for the next stage; and for the decoder, normalized and mixed."""
+        x = self.layers(self.gate(self.down(x)))
+        hidden = functional.gelu(self.expand(functional.instance_norm(x)))
+        return x, self.contract(hidden)
 
 
 class GatedConvolution(nn.Module):

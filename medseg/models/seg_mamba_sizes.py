@@ -12,4 +12,5 @@ def shape_policy(*, faithful: bool) -> ShapePolicy:
     With `faithful` its 8 slices have to divide that map's voxels, which even sides see to.
     """
     side = 32 if faithful else 16
-    return ShapePolicy(divisor=(side,) * 3, minimum=(side,) * 3, voxels=2 * 16**3)
+    sides = (side, side, side)
+    return ShapePolicy(divisor=sides, minimum=sides, voxels=2 * 16**3)

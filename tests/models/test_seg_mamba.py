@@ -1,5 +1,7 @@
 """SegMamba: its Mamba layers against a plain one, its slices, and the authors' names."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,7 +72,7 @@ def test_a_layer_equals_mamba_written_token_by_token_in_three_orders() -> None:
         torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
 
 
-def _plain_scan(tokens: Tensor, scan: dict[str, Tensor]) -> Tensor:
+def _plain_scan(tokens: Tensor, scan: Mapping[str, Tensor]) -> Tensor:
     """Mamba's inner part as in its paper, one token after another."""
     batch, count, channels = tokens.shape
     past = torch.zeros(batch, 3, channels, dtype=tokens.dtype)
