@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def _named(stage: str, budget: Budget, listener: Listener) -> Listener:
         done, total = event.done, event.total
         if budget.minutes is not None:
             total = max(round(60 * budget.minutes), 1)
-            done = total - min(max(round(event.detail.get("seconds_left", 0)), 0), total)
+            done = total - min(max(ceil(event.detail.get("seconds_left", 0)), 0), total)
         listener(replace(event, stage=stage, done=done, total=total))
 
     return tell
