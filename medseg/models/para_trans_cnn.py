@@ -65,7 +65,7 @@ def extra_small() -> Numbers:
 
 def tiny() -> Numbers:
     """Our own, for two CPU cores."""
-    return Numbers(feature_size=32, cnn_features=16, cnn_blocks=(1, 2, 2, 1))
+    return Numbers(feature_size=16, cnn_features=12, cnn_blocks=(1, 2, 2, 1))
 
 
 SIZES = {"l": large, "m": medium, "s": small, "xs": extra_small, "tiny": tiny}

@@ -96,5 +96,5 @@ def test_sizes_have_the_weights_and_products_of_the_authors_code(size, millions,
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
-    with pytest.raises(InputFault, match="5 heads do not divide the 32 channels"):
+    with pytest.raises(InputFault, match="5 heads do not divide the 16 channels"):
         ParaTransCNN(in_channels=1, out_channels=2, size="tiny", heads=5)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Channels of the first tokens; those of later scales are multiples of them.
-FEATURES = {"l": 320, "m": 128, "s": 96, "xs": 64, "tiny": 32}
+FEATURES = {"l": 320, "m": 128, "s": 96, "xs": 64, "tiny": 16}
 
 
 class ParaTransCNNSection(NetworkSection):
