@@ -76,6 +76,8 @@ def train_run(
         _keep(folder, recipe, split, planned)
     torch.manual_seed(recipe.trainer.seed)
     model = recipe.model.build(planned.task)
+    if not resume:
+        recipe.model.load_pretrained(model)
     result = _fit(recipe, model, prepared, split, planned, folder, listener, resume=resume)
     model.load_state_dict(load_checkpoint(result.best_checkpoint)["model"])
     if is_first_rank():

@@ -130,4 +130,13 @@ CATALOG: tuple[ModelEntry, ...] = (
         parity="outputs of DAE-Former's attentions and block with its weights",
         example=Example(1, 9, (224, 224, 1), parameters=24_456_635, gmacs=5.862),
     ),
+    ModelEntry(
+        name="swtr_unet",
+        title="SWTR-Unet",
+        summary="ResNet-50, shifted windows, U-Net decoder; 2D by slices, a 3D form of ours",
+        paper="Hille et al. 2023, arXiv 2201.10981",
+        source="own, a reconstruction",
+        parity="logits and weights of torchvision's ResNet-50 in its first part",
+        example=Example(1, 3, (256, 256, 1), parameters=101_799_875, gmacs=36.54),
+    ),
 )

@@ -121,7 +121,7 @@ class ParaTransCNN(nn.Module):
         self.shape_policy = (
             ShapePolicy.of_slices(slice_axis, divisor=sides[:2])
             if flat
-            else ShapePolicy(divisor=sides, minimum=sides, voxels=2 * DIVISOR**3)
+            else ShapePolicy.of_volumes(sides)
         )
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b o i j k"]:

@@ -23,12 +23,21 @@ class ShapePolicy:
     voxels: int = 1
 
     @classmethod
+    def of_volumes(cls, divisor: Triple) -> "ShapePolicy":
+        """Multiples of `divisor`, the last side at least twice.
+
+        Where its input is less than 3 voxels wide there, torch 2.15's bfloat16 convolution of step
+        2 reads memory that nobody wrote (on CPUs with AMX).
+        """
+        i, j, k = divisor
+        return cls(divisor=divisor, minimum=(i, j, 2 * k))
+
+    @classmethod
     def of_slices(cls, axis: int, *, divisor: tuple[int, int]) -> "ShapePolicy":
         """The rule of a network that takes slices across `axis`, as many as there are.
 
-        Their sides are twice the divisor at least: instance norm needs two pixels of the deepest
-        map, and torch 2.15's bfloat16 convolution of step 2 reads memory nobody wrote where its
-        input is less than 3 pixels wide (on CPUs with AMX).
+        Their sides are twice the divisor at least: for instance norm, which needs two pixels of the
+        deepest map, and as in `of_volumes`.
         """
         steps = list(divisor)
         steps.insert(axis, 1)

@@ -122,7 +122,7 @@ def shape_policy_of(token_size: Triple, dimensions: int, slice_axis: int) -> Sha
     """Sides are multiples of eight tokens: the first is halved three times."""
     i, j, k = (8 * side for side in token_size)
     if dimensions == 3:
-        return ShapePolicy(divisor=(i, j, k), minimum=(i, j, k))
+        return ShapePolicy.of_volumes((i, j, k))
     first, second = (side for axis, side in enumerate((i, j, k)) if axis != slice_axis)
     return ShapePolicy.of_slices(slice_axis, divisor=(first, second))
 

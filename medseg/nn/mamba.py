@@ -44,7 +44,14 @@ class Mamba(nn.Module):
         self.proj_out = nn.Linear(inner, channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b n c"], *, slices: int = 1) -> Float[Tensor, "b n c"]:
-        """The mixed tokens; `slices` (a divisor of n) is what the order "slices" goes by."""
+        """The mixed tokens; `slices` (a divisor of n) is what the order "slices" goes by.
+
+        Autocast is left, as the networks of its users do, who met NaN with half precision.
+        """
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+            return self._mixed(x.to(self.proj_in.weight.dtype), slices)
+
+    def _mixed(self, x: Tensor, slices: int) -> Tensor:
         wide, gate = rearrange(self.proj_in(x), "b n c -> b c n").chunk(2, dim=1)
         found = [
             _undo(scan(_arrange(wide, order, slices)), order, slices)

@@ -14,6 +14,7 @@ from medseg.recipe.networks.para_trans_cnn import ParaTransCNNSection
 from medseg.recipe.networks.seg_mamba import SegMambaSection
 from medseg.recipe.networks.segresnet import SegResNetSection
 from medseg.recipe.networks.swin_unetr import SwinUNETRSection
+from medseg.recipe.networks.swtr_unet import SWTRUNetSection
 from medseg.recipe.networks.trans_dae import TransDAESection
 from medseg.recipe.networks.u_mamba import UMambaSection
 from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
@@ -29,6 +30,7 @@ ModelSection = Annotated[
     | SegMambaSection
     | DFormerSection
     | TransDAESection
+    | SWTRUNetSection
     | ParaTransCNNSection
     | CustomSection,
     Field(discriminator="name"),

@@ -1,6 +1,6 @@
 """What every section of a recipe is: strict, frozen, and without a key it does not know."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -42,6 +42,10 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    not_arguments: ClassVar[tuple[str, ...]] = ()
+    """Settings that are no arguments of what the section builds, beside its name."""
+
     def settings(self) -> dict[str, Any]:
-        """The section's values but for its name: the arguments of what it builds."""
-        return {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+        """The arguments of what the section builds."""
+        left_out = {"name", *self.not_arguments}
+        return {key: getattr(self, key) for key in type(self).model_fields if key not in left_out}

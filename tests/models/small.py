@@ -14,6 +14,7 @@ from medseg.models.para_trans_cnn import ParaTransCNN
 from medseg.models.seg_mamba import SegMamba
 from medseg.models.segresnet import SegResNet
 from medseg.models.swin_unetr import SwinUNETR
+from medseg.models.swtr_unet import SWTRUNet
 from medseg.models.trans_dae import TransDAE
 from medseg.models.u_mamba import UMamba
 from medseg.models.xlstm_unet import XLSTMUNet
@@ -30,7 +31,8 @@ class Small:
 
     `forms` are further settings that the contract holds for, each laid over `settings`; `levels`
     how many resolutions training puts out with deep supervision; `not_exported` why torch.export
-    cannot take the network, `not_bf16` why its weights cannot be bfloat16 throughout.
+    cannot take the network, `not_bf16` why its weights cannot be bfloat16 throughout, `bf16`
+    how far autocast may take its logits, in their standard deviation.
     """
 
     builds: Callable[..., nn.Module]
@@ -40,6 +42,7 @@ class Small:
     levels: int = 1
     not_exported: str | None = None
     not_bf16: str | None = None
+    bf16: float = 0.05
 
 
 SMALL: dict[str, Small] = {
@@ -77,17 +80,23 @@ SMALL: dict[str, Small] = {
     "para_trans_cnn": Small(
         ParaTransCNN,
         {"size": "tiny", "drop_rate": 0.0},
-        patch=(32, 32, 16),
+        patch=(32, 32, 32),
         forms={
             "volume": {"dimensions": 3},
             "dropout": {"drop_rate": 0.1},
             "identity": {"mixing": "identity"},
         },
     ),
+    "swtr_unet": Small(
+        SWTRUNet,
+        {"size": "tiny", "window_size": 2},
+        patch=(32, 32, 32),
+        forms={"volume": {"dimensions": 3}, "identity": {"mixing": "identity"}},
+    ),
     "trans_dae": Small(
         TransDAE,
         {"size": "tiny", "token_size": (2, 2, 2)},
-        patch=(32, 32, 16),
+        patch=(32, 32, 32),
         levels=3,
         forms={
             "volume": {"dimensions": 3},
@@ -99,6 +108,8 @@ SMALL: dict[str, Small] = {
     "u_mamba": Small(
         UMamba,
         {"base_features": 4},
+        # No Mamba is added to its input, so what one rounds the next one enlarges.
+        bf16=0.15,
         patch=(16, 32, 16),
         levels=2,
         forms={

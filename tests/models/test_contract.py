@@ -37,8 +37,9 @@ def test_settings_and_defaults_are_those_of_the_network(name: str) -> None:
         for key, parameter in inspect.signature(SMALL[name].builds).parameters.items()
         if key not in FROM_TASK
     }
-    fields = section_of_network(name).model_fields
-    defaults = {key: fields[key].get_default() for key in fields if key != "name"}
+    made = section_of_network(name)
+    arguments = made.model_fields.keys() - {"name", *made.not_arguments}
+    defaults = {key: made.model_fields[key].get_default() for key in arguments}
     assert taken == defaults
 
 
@@ -140,7 +141,7 @@ def test_bf16_stays_near_float32(name: str, form: str) -> None:
         expected = model(patch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = model(patch)
-    assert (found.float() - expected).abs().mean() / expected.std() < 0.15
+    assert (found.float() - expected).abs().mean() / expected.std() < SMALL[name].bf16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         levels = _levels(model.train()(patch))
     torch.stack([level.float().square().mean() for level in levels]).sum().backward()

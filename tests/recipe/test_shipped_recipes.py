@@ -11,7 +11,7 @@ from medseg.shipped import shipped_files, shipped_folder
 from medseg.volume import LabelTable, Target, Task
 
 ALL = shipped_files("recipes")
-HOW_MANY = 20
+HOW_MANY = 25
 
 
 def task_of(recipe: Recipe) -> Task:

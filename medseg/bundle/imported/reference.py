@@ -2,16 +2,12 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from medseg.bundle.bundle import save_bundle
 from medseg.bundle.planned import Planned, settle, settle_from_card
 from medseg.data.cases import open_listing
 from medseg.fault import InputFault
-from medseg.io.pickled import load_pickled
+from medseg.io.checkpoint_file import load_checkpoint_file
 from medseg.models.checkpoints.filling import Loaded
 from medseg.models.checkpoints.reference import reference
 from medseg.progress import Listener, silent
@@ -37,7 +33,7 @@ def import_reference(
             code="E_USE",
         )
     known = reference(model)
-    state = _state(path)
+    state = load_checkpoint_file(path)
     planned = _planned(recipe, listener)
     network = recipe.model.build(planned.task)
     loaded = known.load(network, state)
@@ -52,17 +48,6 @@ def import_reference(
         postprocess=[rule.build() for rule in recipe.postprocess],
     )
     return loaded
-
-
-def _state(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        return load_pickled(path)
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise InputFault(
-            f"{path}: it cannot be read ({error}); copy it again, whole.", code="E_CHECKPOINT"
-        ) from error
 
 
 def _planned(recipe: Recipe, listener: Listener) -> Planned:

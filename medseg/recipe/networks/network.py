@@ -32,6 +32,9 @@ class NetworkSection(Section):
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
 
+    def load_pretrained(self, model: "nn.Module") -> None:
+        """Weights that training begins with, where the recipe names a file of them."""
+
     @abstractmethod
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
         """The sizes of input the network takes, if its patch is `patch_size`."""

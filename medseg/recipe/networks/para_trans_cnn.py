@@ -52,7 +52,7 @@ class ParaTransCNNSection(NetworkSection):
         """The sizes of input the network takes."""
         if self.dimensions == 2:
             return ShapePolicy.of_slices(self.slice_axis, divisor=(16, 16))
-        return ShapePolicy(divisor=(16, 16, 16), minimum=(16, 16, 16), voxels=2 * 16**3)
+        return ShapePolicy.of_volumes((16, 16, 16))
 
     def contradictions(self) -> Iterator[Contradiction]:
         """Heads that do not divide the channels."""

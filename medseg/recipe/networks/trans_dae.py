@@ -51,6 +51,6 @@ class TransDAESection(NetworkSection):
         """The sizes of input the network takes: multiples of eight tokens."""
         i, j, k = (8 * side for side in self.token_size)
         if self.dimensions == 3:
-            return ShapePolicy(divisor=(i, j, k), minimum=(i, j, k))
+            return ShapePolicy.of_volumes((i, j, k))
         first, second = (side for axis, side in enumerate((i, j, k)) if axis != self.slice_axis)
         return ShapePolicy.of_slices(self.slice_axis, divisor=(first, second))
