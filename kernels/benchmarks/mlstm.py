@@ -5,13 +5,12 @@ prints rows of kernels/README.md. Differences are against the parallel form in d
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from machine import machine
+from measured import kept, seconds
 from torch import Tensor
 
 from medseg_kernels.mlstm import mlstm
@@ -35,10 +34,15 @@ def main() -> None:
     print("|---|---|---|---|---|")
     forms = {f"chunks of {chunk}": partial(mlstm, chunk=chunk) for chunk in options.chunks}
     for name, form in {"parallel": partial(mlstm, form="parallel"), **forms}.items():
-        times = [f"{_seconds(run, form, given):.2f} s" for run in (_forward, _train)]
+        times = [f"{seconds(partial(run, form, given)):.2f} s" for run in (_forward, _train)]
         with torch.no_grad():
             difference = (form(*given) - exact).abs().max().item()
-        row = [name, *times, f"{_kept(form, given) / 2**20:.0f} MiB", f"{difference:.0e}"]
+        row = [
+            name,
+            *times,
+            f"{kept(partial(_output, form, given)) / 2**20:.0f} MiB",
+            f"{difference:.0e}",
+        ]
         print("| " + " | ".join(row) + " |", flush=True)
 
 
@@ -56,31 +60,11 @@ def _forward(form: Callable[..., Tensor], given: list[Tensor]) -> None:
 
 
 def _train(form: Callable[..., Tensor], given: list[Tensor]) -> None:
-    form(*(one.detach().requires_grad_() for one in given)).sum().backward()
+    _output(form, given).sum().backward()
 
 
-def _seconds(run: Callable, form: Callable[..., Tensor], given: list[Tensor]) -> float:
-    """Median processor time of three runs after one to warm up."""
-    times = []
-    for _ in range(4):
-        start = time.process_time()
-        run(form, given)
-        times.append(time.process_time() - start)
-    return statistics.median(times[1:])
-
-
-def _kept(form: Callable[..., Tensor], given: list[Tensor]) -> int:
-    """Bytes that autograd holds between forward and backward."""
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    leaves = [one.detach().requires_grad_() for one in given]
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        _output = form(*leaves)
-    return sum(kept.values())
+def _output(form: Callable[..., Tensor], given: list[Tensor]) -> Tensor:
+    return form(*(one.detach().requires_grad_() for one in given))
 
 
 if __name__ == "__main__":
