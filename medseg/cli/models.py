@@ -1,10 +1,14 @@
-"""`medseg models`: the networks a recipe can name, and what can be set of each."""
+"""`medseg models`: the networks a recipe can name, what they cost, and what can be set of each."""
 
 import argparse
 import difflib
+from typing import TYPE_CHECKING
 
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
+
+if TYPE_CHECKING:
+    from medseg.models.catalog import ModelEntry
 
 
 def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -21,8 +25,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from medseg.models.catalog import CATALOG
 
     if args.name is None:
-        rows = [(one.name, one.title, one.source, one.parity, one.paper) for one in CATALOG]
-        terminal.table("", ("name", "network", "code", "held to", "paper"), rows)
+        columns = ("name", "network", "M weights", "GMAC", "at", "code", "held to", "paper")
+        terminal.table("", columns, [_row(one) for one in CATALOG])
         return 0
     from medseg.recipe.models import settings_of_network
 
@@ -40,3 +44,19 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     rows = settings_of_network(args.name)
     terminal.table("", ("setting", "default", "what it is"), rows)
     return 0
+
+
+def _row(entry: "ModelEntry") -> tuple[str, ...]:
+    """A network with its defaults, at its example's input: channels x i x j x k to classes."""
+    example = entry.example
+    size = "x".join(map(str, (example.in_channels, *example.patch_size)))
+    return (
+        entry.name,
+        entry.title,
+        f"{example.parameters / 1e6:.1f}",
+        f"{example.gmacs:.1f}",
+        f"{size} to {example.out_channels}",
+        entry.source,
+        entry.parity,
+        entry.paper,
+    )
