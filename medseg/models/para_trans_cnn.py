@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
+from medseg.nn.patches import Patches, Unpatches
 from medseg.nn.self_attention import SelfAttention
 from medseg.nn.slicewise import SliceWise
 
@@ -31,7 +32,6 @@ Dimensions = Literal[2, 3]
 Size = Literal["l", "m", "s", "xs", "tiny"]
 DIVISOR = 16
 _CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_DOUBLINGS: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 @dataclass(frozen=True)
@@ -156,15 +156,14 @@ class ParallelUNet(nn.Module):
             dimensions=dimensions,
         )
         fine, middle, coarse = d + 2 * f, 2 * d + 4 * f, 4 * d + 8 * f
-        doubling, convolution = _DOUBLINGS[dimensions], _CONVOLUTIONS[dimensions]
         self.joins = nn.ModuleList(ChannelGate(c, dimensions) for c in (fine, middle, coarse))
         self.mix_coarse = _double_convolution(coarse, dimensions)
-        self.up_coarse = doubling(coarse, middle, 2, 2)
+        self.up_coarse = _up(coarse, middle, 2, dimensions)
         self.mix_middle = _double_convolution(2 * middle, dimensions)
-        self.up_middle = doubling(2 * middle, middle, 2, 2)
+        self.up_middle = _up(2 * middle, middle, 2, dimensions)
         self.mix_fine = _double_convolution(fine + middle, dimensions)
-        self.up_fine = doubling(fine + middle, d, 4, 4)
-        self.head = convolution(d, out_channels, 1)
+        self.up_fine = _up(fine + middle, d, 4, dimensions)
+        self.head = _CONVOLUTIONS[dimensions](d, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b o ..."]:
         """Logits of the size of the input."""
@@ -235,10 +234,9 @@ class TransformerPyramid(nn.Module):
         dimensions: Dimensions,
     ) -> None:
         super().__init__()
-        convolution = _CONVOLUTIONS[dimensions]
         widths = (features, 2 * features, 4 * features)
         self.embeds = nn.ModuleList(
-            convolution(below, width, side, side)
+            Patches(in_channels=below, out_channels=width, side=side, dimensions=dimensions)
             for below, width, side in zip((in_channels, *widths), widths, (4, 2, 2), strict=False)
         )
         self.scales = nn.ModuleList(
@@ -331,6 +329,12 @@ class BasicBlock(nn.Module):
         """The block's output."""
         hidden = self.norm1(self.conv1(x)).relu()
         return (self.norm2(self.conv2(hidden)) + self.shortcut(x)).relu()
+
+
+def _up(in_channels: int, out_channels: int, side: int, dimensions: Dimensions) -> Unpatches:
+    return Unpatches(
+        in_channels=in_channels, out_channels=out_channels, side=side, dimensions=dimensions
+    )
 
 
 def _double_convolution(channels: int, dimensions: Dimensions) -> nn.Sequential:
