@@ -20,6 +20,7 @@ from medseg.data.splits import Split, load_split, make_split
 from medseg.fault import InputFault
 from medseg.inference.walk import sliding_window
 from medseg.io.atomic import write_json, write_text
+from medseg.io.claim import alone_in
 from medseg.progress import Listener, silent
 from medseg.recipe.recipe import Recipe
 from medseg.training.checkpoints import load_checkpoint
@@ -57,10 +58,16 @@ def train_run(
 
     Raises:
         InputFault: what the user can mend, from a missing data set (E_NODATA) to a folder that
-            holds another run (E_RUN).
+            holds another run, or one that another process carries out (E_RUN).
     """
-    if is_first_rank():
-        _refuse_folder(folder, resume=resume)
+    if not is_first_rank():
+        return _train_run(recipe, folder=folder, resume=resume, listener=listener)
+    _refuse_folder(folder, resume=resume)
+    with alone_in(folder, "run"):
+        return _train_run(recipe, folder=folder, resume=resume, listener=listener)
+
+
+def _train_run(recipe: Recipe, *, folder: Path, resume: bool, listener: Listener) -> Run:
     listing = open_listing(recipe.card, recipe.data.root)
     split = _split(recipe, listing, folder, resume=resume)
     cache = Path(recipe.data.cache) if recipe.data.cache else folder.parent / "cache"

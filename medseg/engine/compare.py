@@ -29,6 +29,7 @@ from medseg.evaluation.evaluate import evaluate_pairs
 from medseg.evaluation.pairs import Pair
 from medseg.evaluation.report import write_report
 from medseg.fault import InputFault
+from medseg.io.claim import alone_in
 from medseg.io.formats import Origin
 from medseg.io.pickled import file_sha256
 from medseg.progress import Listener, Progress
@@ -48,9 +49,16 @@ def compare(
 
     Raises:
         InputFault: runs are there and `resume` was not asked for, or they are of other settings
-            (E_RUN); the data set cannot be used.
+            (E_RUN), or another process is at it (E_RUN); the data set cannot be used.
     """
     runs = output / RUNS
+    with alone_in(output, "comparison"):
+        return _compared(entries, runs, budget=budget, resume=resume, listener=listener)
+
+
+def _compared(
+    entries: Sequence[Entry], runs: Path, *, budget: Budget, resume: bool, listener: Listener
+) -> Comparison:
     _refuse_runs(entries, runs, resume=resume)
     first = entries[0].recipes[0]
     listing = open_listing(first.card, first.data.root)

@@ -14,7 +14,6 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 
-from medseg.engine.claim import Claim, claim
 from medseg.engine.effort import forwards_over
 from medseg.engine.fingerprint import Fingerprint, fingerprint
 from medseg.engine.job import Job, Outcome
@@ -30,6 +29,7 @@ from medseg.fault import InputFault
 from medseg.inference import memory
 from medseg.inference.postprocess import postprocessed
 from medseg.inference.predictor import Predictor, Prepared
+from medseg.io.claim import Claim, claim
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Volume
 

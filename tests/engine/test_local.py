@@ -9,11 +9,11 @@ import pytest
 
 from medseg.bundle.inputs import UnusableCase
 from medseg.engine import once
-from medseg.engine.claim import claim
 from medseg.engine.job import Outcome
 from medseg.engine.local import run_local
 from medseg.engine.receipt import claim_path
 from medseg.fault import InputFault
+from medseg.io.claim import claim
 from medseg.progress import Progress
 from tests.engine.small import image, images, job, jobs, predictor, states
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from medseg.bundle.inputs import NiftiCase, UnusableCase
-from medseg.engine.claim import claim
 from medseg.engine.job import Outcome
 from medseg.engine.once import run_job
 from medseg.engine.receipt import claim_path, receipt_path
 from medseg.fault import InputFault
 from medseg.inference.postprocess import RemoveSmall
+from medseg.io.claim import claim
 from tests.engine.small import image, job, predictor
 
 

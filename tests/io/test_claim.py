@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from medseg.engine.claim import claim
 from medseg.fault import InputFault
+from medseg.io.claim import alone_in, claim
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from medseg.engine.claim import claim
+from medseg.io.claim import claim
 held = claim(Path(sys.argv[1]))
 if sys.argv[2] == "writing": held.begin_writing()
 print("held", flush=True)
@@ -98,3 +98,17 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputFault) as fault:
         claim(tmp_path / "file" / "a.at")
     assert fault.value.code == "E_WRITE"
+
+
+def test_a_second_process_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    with (
+        alone_in(tmp_path, "run"),
+        pytest.raises(InputFault, match="another process is doing this run now"),
+        alone_in(tmp_path, "run"),
+    ):
+        pass
+    with alone_in(tmp_path, "run"):
+        pass
+    with pytest.raises(ValueError, match="refused"), alone_in(tmp_path / "a" / "b", "run"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,8 @@ import errno
 import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+RUNNING = ".running"
 # What a claim's file holds while outputs are written; empty before.
 WRITING = b"writing\n"
 
@@ -42,6 +45,31 @@ class Claim:
                 self.path.unlink(missing_ok=True)
         finally:
             os.close(self.handle)
+
+
+@contextmanager
+def alone_in(folder: Path, work: str) -> Iterator[None]:
+    """Keep a second process from doing the same `work` in `folder` at the same time.
+
+    Raises:
+        InputFault: one is at it (E_RUN), or the folder cannot be written (E_DISKFULL, E_WRITE).
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    held = claim(folder / RUNNING)
+    if held is None:
+        raise InputFault(
+            f"{folder}: another process is doing this {work} now; wait for its end, or choose "
+            "another folder.",
+            code="E_RUN",
+        )
+    try:
+        yield
+    finally:
+        held.release(finished=True)
+        # Work that was refused before it began leaves no folder behind.
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
 
 
 def claim(path: Path) -> Claim | None:
