@@ -65,11 +65,13 @@ def plan_hybrid(
     return HybridPlan(form, _grids([side[axis] for axis in kept], form), policy)
 
 
-def mixed_stages(form: HybridForm, variant: Variant, *, first: int) -> tuple[int, ...]:
+def mixed_stages(
+    form: HybridForm, variant: Variant, *, first: int, faithful: bool = False
+) -> tuple[int, ...]:
     """The stages behind which the layers that look far stand.
 
     On volumes, all from number `first` on; on slices, every second one from `first` or 2 on. A
-    network too shallow for that has one at its deepest stage.
+    network too shallow for that has one at its deepest stage, or none where it is `faithful`.
     """
     last = form.stages - 1
     if variant == "bottleneck":
@@ -78,7 +80,7 @@ def mixed_stages(form: HybridForm, variant: Variant, *, first: int) -> tuple[int
         found = tuple(s for s in range(min(first, 2), form.stages) if s % 2 != form.stages % 2)
     else:
         found = tuple(range(first, form.stages))
-    return found or (last,)
+    return found or (() if faithful else (last,))
 
 
 def channel_stages(plan: HybridPlan, variant: Variant, *, first: int) -> tuple[int, ...]:
@@ -88,7 +90,7 @@ def channel_stages(plan: HybridPlan, variant: Variant, *, first: int) -> tuple[i
     """
     if variant == "bottleneck":
         return ()
-    mixed = mixed_stages(plan.form, variant, first=first)
+    mixed = mixed_stages(plan.form, variant, first=first, faithful=True)
     return tuple(s for s in mixed if prod(plan.grids[s]) <= plan.form.features[s])
 
 

@@ -78,7 +78,11 @@ class UMamba(nn.Module):
         self.shape_policy = ShapePolicy(fixed=patch_size) if by_channel else plan.shape_policy
         # The authors' 2D encoder variant has no skip connection at full resolution.
         form = replace(plan.form, joins_last=not (dimensions == 2 and variant == "encoder"))
-        mixed = () if mixing == "identity" else mixed_stages(form, variant, first=MAMBA_FIRST)
+        mixed = (
+            ()
+            if mixing == "identity"
+            else mixed_stages(form, variant, first=MAMBA_FIRST, faithful=faithful)
+        )
         network = HybridUNet(
             in_channels=in_channels,
             out_channels=out_channels,

@@ -143,7 +143,7 @@ def mixed_unet(
     # The authors' 2D encoder variant has no skip connection at full resolution.
     joins_last = not (plan.form.dimensions == 2 and variant == "encoder")
     form = replace(plan.form, joins_last=joins_last)
-    mixed = mixed_stages(form, variant, first=XLSTM_FIRST)
+    mixed = mixed_stages(form, variant, first=XLSTM_FIRST, faithful=faithful)
     by_channel = channel_stages(plan, variant, first=XLSTM_FIRST) if faithful else ()
     backward = (False, True) if bidirectional else (False,)
 

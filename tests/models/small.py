@@ -23,6 +23,7 @@ from medseg.recipe.networks.network import NetworkSection
 from medseg.volume import LabelTable, Target, Task
 
 CHANNELS, CLASSES = 2, 3
+SINGLE = {"single": {"deep_supervision": False}}
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,24 @@ SMALL: dict[str, Small] = {
         patch=(64, 32, 32),
         forms={"identity": {"mixing": "identity"}, "v2": {"v2": True}},
     ),
-    "nnunet_plain": Small(plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2),
+    "nnunet_plain": Small(
+        plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2, forms=SINGLE
+    ),
     "nnunet_resenc": Small(
         residual_unet,
         {"size": "s", "base_features": 4},
         patch=(16, 24, 16),
         levels=2,
+        forms=SINGLE,
         not_bf16="torch's average pooling has no bfloat16 form on a CPU",
     ),
-    "mednext": Small(MedNeXt, {"base_features": 4}, levels=5),
+    "mednext": Small(MedNeXt, {"base_features": 4}, levels=5, forms=SINGLE),
     "segresnet": Small(
-        SegResNet, {"base_features": 8, "deep_supervision": True}, patch=(16, 24, 16), levels=3
+        SegResNet,
+        {"base_features": 8, "deep_supervision": True},
+        patch=(16, 24, 16),
+        levels=3,
+        forms=SINGLE,
     ),
     "xlstm_unet": Small(
         XLSTMUNet,

@@ -20,7 +20,7 @@ from medseg.models.planned_hybrid import (
 )
 from medseg.models.xlstm_unet import VisionLSTMMixer, XLSTMUNet
 from medseg.nn.hybrid_unet import HybridUNet, PlannedResidualBlock
-from medseg.nn.vision_lstm import heads_of
+from medseg.nn.vision_lstm import VisionLSTMBlock, heads_of
 from medseg.recipe.networks.xlstm_unet import XLSTMUNetSection
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -192,3 +192,12 @@ def test_bidirectional_lets_each_voxel_see_all_others() -> None:
         with torch.no_grad():
             apart = (mixer(changed) - mixer(image)).abs().amax((0, 1))
         assert (apart > 1e-12).sum() == seen
+
+
+def test_a_shallow_network_mixes_at_its_deepest_stage_unless_it_is_faithful() -> None:
+    settings = {"in_channels": 1, "out_channels": 2, "patch_size": (16, 16, 16), "base_features": 4}
+    counts = []
+    for faithful in (False, True):
+        model = XLSTMUNet(**settings, spacing_mm=(1.0, 1.0, 1.0), faithful=faithful)
+        counts.append(sum(isinstance(one, VisionLSTMBlock) for one in model.modules()))
+    assert counts == [1, 0]

@@ -6,6 +6,7 @@ of n tokens takes about 2 sqrt(n) steps instead of n. Only inputs and the states
 kept for the backward pass, which computes each block again.
 """
 
+from math import isqrt
 from typing import Any
 
 import torch
@@ -34,9 +35,18 @@ def forward(
 
 
 def _fitting(x: Tensor, decay: Tensor) -> int:
+    if torch.compiler.is_compiling():
+        return max(1, x.shape[2])
     most = _CPU_STATES if x.device.type == "cpu" else _DEVICE_STATES
     states = max(1, len(x) * decay.numel())
     return max(_CPU_ROW, most // states // _CPU_ROW * _CPU_ROW)
+
+
+def _row(x: Tensor) -> int:
+    """The length of a row: a graph that is traced holds each step, so there shall be few."""
+    if torch.compiler.is_compiling():
+        return isqrt(x.shape[2]) + 1
+    return _CPU_ROW if x.device.type == "cpu" else _DEVICE_ROW
 
 
 def _walk(given: Parts, decay: Tensor, block: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -56,8 +66,7 @@ def _blocks(given: Parts, block: int) -> list[Parts]:
 
 def _one_block(part: Parts, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     tokens = part[0].shape[2]
-    row = _CPU_ROW if part[0].device.type == "cpu" else _DEVICE_ROW
-    length = min(row, tokens)
+    length = min(_row(part[0]), tokens)
     # Padding has a step of 0: it keeps the state and writes nothing.
     x, step, write, read = (_rows(one, length) for one in part)
     kept = (step[..., None] * decay[:, None, None]).exp()
