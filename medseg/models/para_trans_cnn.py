@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
+from medseg.nn.dimensions import CONVOLUTIONS, batch_or_item_norm
+from medseg.nn.hybrid_form import Dimensions
 from medseg.nn.patches import Patches, Unpatches
 from medseg.nn.self_attention import SelfAttention
 from medseg.nn.slicewise import SliceWise
 
 Axis = Literal[0, 1, 2]
-Dimensions = Literal[2, 3]
 Size = Literal["l", "m", "s", "xs", "tiny"]
 DIVISOR = 16
-_CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class ParallelUNet(nn.Module):
         self.up_middle = _up(2 * middle, middle, 2, dimensions)
         self.mix_fine = _double_convolution(fine + middle, dimensions)
         self.up_fine = _up(fine + middle, d, 4, dimensions)
-        self.head = _CONVOLUTIONS[dimensions](d, out_channels, 1)
+        self.head = CONVOLUTIONS[dimensions](d, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b o ..."]:
         """Logits of the size of the input."""
@@ -192,8 +192,8 @@ class ConvolutionalPyramid(nn.Module):
         super().__init__()
         widths = [features * 2**stage for stage in range(4)]
         self.stem = nn.Sequential(
-            _CONVOLUTIONS[dimensions](in_channels, features, 7, 2, 3, bias=False),
-            _norm(features, dimensions),
+            CONVOLUTIONS[dimensions](in_channels, features, 7, 2, 3, bias=False),
+            batch_or_item_norm(features, dimensions),
             nn.ReLU(),
         )
         self.stages = nn.ModuleList(
@@ -311,15 +311,15 @@ class BasicBlock(nn.Module):
         self, *, in_channels: int, out_channels: int, stride: int, dimensions: Dimensions
     ) -> None:
         super().__init__()
-        convolution = _CONVOLUTIONS[dimensions]
+        convolution = CONVOLUTIONS[dimensions]
         self.conv1 = convolution(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.norm1 = _norm(out_channels, dimensions)
+        self.norm1 = batch_or_item_norm(out_channels, dimensions)
         self.conv2 = convolution(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.norm2 = _norm(out_channels, dimensions)
+        self.norm2 = batch_or_item_norm(out_channels, dimensions)
         self.shortcut = (
             nn.Sequential(
                 convolution(in_channels, out_channels, 1, stride, bias=False),
-                _norm(out_channels, dimensions),
+                batch_or_item_norm(out_channels, dimensions),
             )
             if stride > 1 or in_channels != out_channels
             else nn.Identity()
@@ -338,18 +338,12 @@ def _up(in_channels: int, out_channels: int, side: int, dimensions: Dimensions) 
 
 
 def _double_convolution(channels: int, dimensions: Dimensions) -> nn.Sequential:
-    convolution = _CONVOLUTIONS[dimensions]
+    convolution = CONVOLUTIONS[dimensions]
     return nn.Sequential(
         convolution(channels, channels, 3, 1, 1),
-        _norm(channels, dimensions),
+        batch_or_item_norm(channels, dimensions),
         nn.ReLU(),
         convolution(channels, channels, 3, 1, 1),
-        _norm(channels, dimensions),
+        batch_or_item_norm(channels, dimensions),
         nn.ReLU(),
     )
-
-
-def _norm(channels: int, dimensions: Dimensions) -> nn.Module:
-    if dimensions == 2:
-        return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm3d(channels, affine=True)

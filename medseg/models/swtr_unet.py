@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.models.shape import ShapePolicy
+from medseg.nn.dimensions import CONVOLUTIONS, batch_or_item_norm
+from medseg.nn.hybrid_form import Dimensions
 from medseg.nn.slicewise import SliceWise
 from medseg.nn.swin import Mlp, SwinBlock
 from medseg.nn.window_attention import WindowAttention
 
 Axis = Literal[0, 1, 2]
-Dimensions = Literal[2, 3]
 Size = Literal["base", "tiny"]
 DIVISOR = 16
 MLP_RATIO = 4
-_CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOLINGS: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _INTERPOLATIONS = {2: "bilinear", 3: "trilinear"}
 
@@ -133,7 +133,7 @@ class ResidualTransformerUNet(nn.Module):
         dimensions: Dimensions,
     ) -> None:
         super().__init__()
-        convolution = _CONVOLUTIONS[dimensions]
+        convolution = CONVOLUTIONS[dimensions]
         stem, channels = numbers.stem, numbers.channels
         self.residual = ResidualNetwork(
             in_channels=in_channels, stem=stem, blocks=numbers.blocks, dimensions=dimensions
@@ -188,8 +188,8 @@ class ResidualNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            _CONVOLUTIONS[dimensions](in_channels, stem, 7, 2, 3, bias=False),
-            _norm(stem, dimensions),
+            CONVOLUTIONS[dimensions](in_channels, stem, 7, 2, 3, bias=False),
+            batch_or_item_norm(stem, dimensions),
             nn.ReLU(),
         )
         self.pool = _POOLINGS[dimensions](3, 2, 1)
@@ -226,17 +226,17 @@ class Bottleneck(nn.Module):
         self, *, in_channels: int, inner_channels: int, stride: int, dimensions: Dimensions
     ) -> None:
         super().__init__()
-        convolution, out_channels = _CONVOLUTIONS[dimensions], 4 * inner_channels
+        convolution, out_channels = CONVOLUTIONS[dimensions], 4 * inner_channels
         self.conv1 = convolution(in_channels, inner_channels, 1, bias=False)
-        self.norm1 = _norm(inner_channels, dimensions)
+        self.norm1 = batch_or_item_norm(inner_channels, dimensions)
         self.conv2 = convolution(inner_channels, inner_channels, 3, stride, 1, bias=False)
-        self.norm2 = _norm(inner_channels, dimensions)
+        self.norm2 = batch_or_item_norm(inner_channels, dimensions)
         self.conv3 = convolution(inner_channels, out_channels, 1, bias=False)
-        self.norm3 = _norm(out_channels, dimensions)
+        self.norm3 = batch_or_item_norm(out_channels, dimensions)
         self.shortcut = (
             nn.Sequential(
                 convolution(in_channels, out_channels, 1, stride, bias=False),
-                _norm(out_channels, dimensions),
+                batch_or_item_norm(out_channels, dimensions),
             )
             if stride > 1 or in_channels != out_channels
             else nn.Identity()
@@ -287,13 +287,7 @@ def _attention(
 
 def _convolved(in_channels: int, out_channels: int, dimensions: Dimensions) -> nn.Sequential:
     return nn.Sequential(
-        _CONVOLUTIONS[dimensions](in_channels, out_channels, 3, 1, 1, bias=False),
-        _norm(out_channels, dimensions),
+        CONVOLUTIONS[dimensions](in_channels, out_channels, 3, 1, 1, bias=False),
+        batch_or_item_norm(out_channels, dimensions),
         nn.ReLU(),
     )
-
-
-def _norm(channels: int, dimensions: Dimensions) -> nn.Module:
-    if dimensions == 2:
-        return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm3d(channels, affine=True)

@@ -26,24 +26,24 @@ from torch.nn import functional
 
 from medseg.models.shape import ShapePolicy
 from medseg.nn.depthwise import Depthwise
+from medseg.nn.dimensions import CONVOLUTIONS
 from medseg.nn.dual_attention import (
     DualBlock,
     EfficientAttention,
     ReducedAttention,
     TransposedAttention,
 )
+from medseg.nn.hybrid_form import Dimensions
 from medseg.nn.patch_expand import PatchExpand, unfold_cells
 from medseg.nn.slicewise import SliceWise
 
 Axis = Literal[0, 1, 2]
-Dimensions = Literal[2, 3]
 Size = Literal["s", "b", "tiny"]
 Spatial = Literal["reduced", "efficient"]
 Channel = Literal["efficient", "transposed"]
 Triple = tuple[int, int, int]
 HEADS, REDUCTIONS = (1, 2, 4, 8), (4, 2, 1, 1)
 TRANSPOSED_HEADS = 8
-_CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class OverlappingEmbedding(nn.Module):
 
     def __init__(self, *, in_channels: int, out_channels: int, steps: tuple[int, ...]) -> None:
         super().__init__()
-        self.conv = _CONVOLUTIONS[len(steps)](
+        self.conv = CONVOLUTIONS[len(steps)](
             in_channels,
             out_channels,
             tuple(2 * step - 1 for step in steps),

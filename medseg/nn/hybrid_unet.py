@@ -6,19 +6,18 @@ repetition and mixes with the skip connection. The 1x1 convolution behind the do
 before it: the same numbers for an eighth of the work.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.dimensions import CONVOLUTIONS, INSTANCE_NORMS
 from medseg.nn.hybrid_form import HybridForm
 
 Sides = Sequence[int]
 _SLOPE = 0.01
-_CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_NORMS: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 class HybridUNet(nn.Module):
@@ -41,7 +40,7 @@ class HybridUNet(nn.Module):
         self.deep_supervision = deep_supervision
         self.encoder = HybridEncoder(in_channels=in_channels, form=form, mixers=mixers)
         self.decoder = HybridDecoder(form=form)
-        convolution = _CONVOLUTIONS[form.dimensions]
+        convolution = CONVOLUTIONS[form.dimensions]
         supervised = form.features[-2::-1] if deep_supervision else form.features[:1]
         self.heads = nn.ModuleList(convolution(f, out_channels, 1) for f in supervised)
 
@@ -100,7 +99,7 @@ class HybridDecoder(nn.Module):
 
     def __init__(self, *, form: HybridForm) -> None:
         super().__init__()
-        convolution = _CONVOLUTIONS[form.dimensions]
+        convolution = CONVOLUTIONS[form.dimensions]
         skips, strides = form.features[-2::-1], form.strides[:0:-1]
         self.strides = [tuple(float(s) for s in stride) for stride in strides]
         self.joins = [form.joins_last or n + 1 < len(skips) for n in range(len(skips))]
@@ -141,7 +140,7 @@ class PlannedResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         dimensions = len(kernel)
-        convolution, norm = _CONVOLUTIONS[dimensions], _NORMS[dimensions]
+        convolution, norm = CONVOLUTIONS[dimensions], INSTANCE_NORMS[dimensions]
         padding, kernel, stride = tuple(k // 2 for k in kernel), tuple(kernel), tuple(stride)
         self.conv1 = convolution(in_channels, out_channels, kernel, stride, padding)
         self.norm1 = norm(out_channels, affine=True)

@@ -1,16 +1,25 @@
 """The settings that U-Mamba and xLSTM-UNet share: nnU-Net plans their bodies."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medseg.models.planned_hybrid import HybridPlan, plan_hybrid
+from medseg.models.planned_hybrid import HybridPlan, channel_stages, plan_hybrid
 from medseg.models.shape import ShapePolicy
 from medseg.recipe.networks.network import Features, Mixing, NetworkSection, Patch, Spacing
 
 
 class HybridSection(NetworkSection):
     """A planned residual UNet with layers that look far."""
+
+    demo_settings: ClassVar[Mapping[str, Any]] = {
+        "base_features": 8,
+        "max_features": 96,
+        "faithful": False,
+    }
+    first_mixed: ClassVar[int]
+    """The first stage of the encoder variant that has such a layer."""
 
     variant: Literal["encoder", "bottleneck"] = "encoder"
     """Where those layers stand: in the encoder, or on the deepest map alone."""
@@ -26,12 +35,17 @@ class HybridSection(NetworkSection):
     """Most channels of a stage."""
     mixing: Mixing = "learned"
     """identity: without those layers, to see what they are worth."""
+    faithful: bool = False
+    """As the authors' code: channels as tokens where maps are small, which fixes the patch."""
     deep_supervision: bool = True
     """In training, a loss at each resolution of the decoder."""
 
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
         """The sizes of input the network takes: as often as its topology halves them."""
-        return self.plan(patch_size, spacing_mm).shape_policy
+        plan = self.plan(patch_size, spacing_mm)
+        if self.faithful and channel_stages(plan, self.variant, first=self.first_mixed):
+            return ShapePolicy(fixed=patch_size)
+        return plan.shape_policy
 
     def plan(self, patch_size: Patch, spacing_mm: Spacing) -> HybridPlan:
         """The network's form for a patch."""

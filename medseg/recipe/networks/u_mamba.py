@@ -1,12 +1,9 @@
 """U-Mamba in a recipe."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from medseg.models.planned_hybrid import MAMBA_FIRST, channel_stages
-from medseg.models.shape import ShapePolicy
+from medseg.models.planned_hybrid import MAMBA_FIRST
 from medseg.recipe.networks.hybrid import HybridSection
-from medseg.recipe.networks.network import Patch, Spacing
 from medseg.volume import Task
 
 if TYPE_CHECKING:
@@ -16,16 +13,10 @@ if TYPE_CHECKING:
 class UMambaSection(HybridSection):
     """U-Mamba (arXiv 2401.04722)."""
 
-    demo_settings: ClassVar[Mapping[str, Any]] = {
-        "base_features": 8,
-        "max_features": 96,
-        "faithful": False,
-    }
+    first_mixed: ClassVar[int] = MAMBA_FIRST
 
     name: Literal["u_mamba"]
     """The network's name."""
-    faithful: bool = False
-    """As the authors' code: channels as tokens where maps are small, which fixes the patch."""
 
     def build(self, task: Task) -> "nn.Module":
         """The network for `task`."""
@@ -38,10 +29,3 @@ class UMambaSection(HybridSection):
             spacing_mm=task.spacing_mm,
             **self.settings(),
         )
-
-    def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
-        """The sizes of input the network takes: as often as its topology halves them."""
-        plan = self.plan(patch_size, spacing_mm)
-        if self.faithful and channel_stages(plan, self.variant, first=MAMBA_FIRST):
-            return ShapePolicy(fixed=patch_size)
-        return plan.shape_policy

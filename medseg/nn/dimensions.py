@@ -1,0 +1,20 @@
+"""torch's layers by the number of axes they work on: 2 for images, 3 for volumes."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from medseg.nn.hybrid_form import Dimensions
+
+CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+INSTANCE_NORMS: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def batch_or_item_norm(channels: int, dimensions: Dimensions) -> nn.Module:
+    """Batch norm of images, as published networks have it, and instance norm of volumes.
+
+    A batch of volumes is too small to be normalized by.
+    """
+    if dimensions == 2:
+        return nn.BatchNorm2d(channels)
+    return nn.InstanceNorm3d(channels, affine=True)
