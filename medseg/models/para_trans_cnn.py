@@ -14,6 +14,7 @@ paper and the shapes of the authors' network; equal to it with `dimensions=2` an
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -338,7 +339,8 @@ def _up(in_channels: int, out_channels: int, side: int, dimensions: Dimensions) 
 
 
 def _double_convolution(channels: int, dimensions: Dimensions) -> nn.Sequential:
-    convolution = CONVOLUTIONS[dimensions]
+    # Instance norm takes off whatever a bias adds.
+    convolution = partial(CONVOLUTIONS[dimensions], bias=dimensions == 2)
     return nn.Sequential(
         convolution(channels, channels, 3, 1, 1),
         batch_or_item_norm(channels, dimensions),
