@@ -94,6 +94,16 @@ def channel_stages(plan: HybridPlan, variant: Variant, *, first: int) -> tuple[i
     return tuple(s for s in mixed if prod(plan.grids[s]) <= plan.form.features[s])
 
 
+def sizes_taken(
+    plan: HybridPlan, patch_size: Axes, variant: Variant, *, first: int, faithful: bool
+) -> ShapePolicy:
+    """The sizes of input: the patch alone where weights of a `faithful` network have its size."""
+    fits = plan.shape_policy.refuses(patch_size) is None
+    if faithful and fits and channel_stages(plan, variant, first=first):
+        return ShapePolicy(fixed=patch_size)
+    return plan.shape_policy
+
+
 def _grids(side: list[int], form: HybridForm) -> tuple[tuple[int, ...], ...]:
     grids = []
     for strides in form.strides:

@@ -23,8 +23,8 @@ from medseg.models.planned_hybrid import (
     channel_stages,
     mixed_stages,
     plan_hybrid,
+    sizes_taken,
 )
-from medseg.models.shape import ShapePolicy
 from medseg.models.topology import Axes, Spacing
 from medseg.nn.hybrid_form import Dimensions
 from medseg.nn.hybrid_unet import HybridUNet
@@ -75,7 +75,9 @@ class UMamba(nn.Module):
             max_features=max_features,
         )
         by_channel = channel_stages(plan, variant, first=MAMBA_FIRST) if faithful else ()
-        self.shape_policy = ShapePolicy(fixed=patch_size) if by_channel else plan.shape_policy
+        self.shape_policy = sizes_taken(
+            plan, patch_size, variant, first=MAMBA_FIRST, faithful=faithful
+        )
         # The authors' 2D encoder variant has no skip connection at full resolution.
         form = replace(plan.form, joins_last=not (dimensions == 2 and variant == "encoder"))
         mixed = (

@@ -33,8 +33,8 @@ from medseg.models.planned_hybrid import (
     channel_stages,
     mixed_stages,
     plan_hybrid,
+    sizes_taken,
 )
-from medseg.models.shape import ShapePolicy
 from medseg.models.topology import Axes, Spacing
 from medseg.nn.hybrid_form import Dimensions, HybridForm
 from medseg.nn.hybrid_unet import HybridUNet, residual_mixer
@@ -85,8 +85,9 @@ class XLSTMUNet(nn.Module):
             base_features=base_features,
             max_features=max_features,
         )
-        fixed = faithful and channel_stages(plan, variant, first=XLSTM_FIRST)
-        self.shape_policy = ShapePolicy(fixed=patch_size) if fixed else plan.shape_policy
+        self.shape_policy = sizes_taken(
+            plan, patch_size, variant, first=XLSTM_FIRST, faithful=faithful
+        )
         network = mixed_unet(
             plan,
             in_channels=in_channels,

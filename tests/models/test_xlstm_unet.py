@@ -201,3 +201,10 @@ def test_a_shallow_network_mixes_at_its_deepest_stage_unless_it_is_faithful() ->
         model = XLSTMUNet(**settings, spacing_mm=(1.0, 1.0, 1.0), faithful=faithful)
         counts.append(sum(isinstance(one, VisionLSTMBlock) for one in model.modules()))
     assert counts == [1, 0]
+
+
+def test_a_patch_that_cannot_be_halved_is_refused_for_a_fixed_network_too() -> None:
+    section = XLSTMUNetSection(name="xlstm_unet", faithful=True)
+    policy = section.shape_policy((100, 128, 128), (1.0, 1.0, 1.0))
+    assert policy.fixed is None
+    assert policy.nearest((100, 128, 128)) == (128, 128, 128)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medseg.models.planned_hybrid import HybridPlan, channel_stages, plan_hybrid
+from medseg.models.planned_hybrid import HybridPlan, plan_hybrid, sizes_taken
 from medseg.models.shape import ShapePolicy
 from medseg.recipe.networks.network import Features, Mixing, NetworkSection, Patch, Spacing
 
@@ -42,10 +42,13 @@ class HybridSection(NetworkSection):
 
     def shape_policy(self, patch_size: Patch, spacing_mm: Spacing) -> ShapePolicy:
         """The sizes of input the network takes: as often as its topology halves them."""
-        plan = self.plan(patch_size, spacing_mm)
-        if self.faithful and channel_stages(plan, self.variant, first=self.first_mixed):
-            return ShapePolicy(fixed=patch_size)
-        return plan.shape_policy
+        return sizes_taken(
+            self.plan(patch_size, spacing_mm),
+            patch_size,
+            self.variant,
+            first=self.first_mixed,
+            faithful=self.faithful,
+        )
 
     def plan(self, patch_size: Patch, spacing_mm: Spacing) -> HybridPlan:
         """The network's form for a patch."""
