@@ -207,4 +207,4 @@ def test_a_patch_that_cannot_be_halved_is_refused_for_a_fixed_network_too() -> N
     section = XLSTMUNetSection(name="xlstm_unet", faithful=True)
     policy = section.shape_policy((100, 128, 128), (1.0, 1.0, 1.0))
     assert policy.fixed is None
-    assert policy.nearest((100, 128, 128)) == (128, 128, 128)
+    assert policy.nearest((100, 128, 128)) == (112, 128, 128)
