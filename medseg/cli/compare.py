@@ -2,8 +2,9 @@
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg.cli.amounts import numbers
 from medseg.cli.terminal import Terminal
@@ -113,33 +114,37 @@ def _folds(asked: str | None, recipes: list[str], settings: list[str]) -> tuple[
     return folds
 
 
+# What is printed of a row: column, fact, digits. Two tables, for one would not fit a terminal.
+SCORES = (("Dice", "dice", 3), ("from", "dice_low", 3), ("to", "dice_high", 3))
+SCORES += (("NSD", "nsd", 3), ("HD95", "hd95_mm", 2), ("p", "p_holm", 4))
+COSTS = (("M weights", "parameters", 2), ("GMACs", "gmacs", 2), ("GB", "peak_memory_gb", 2))
+COSTS += (("s/step", "seconds_per_step", 3), ("min", "minutes", 1))
+
+
 def _show(comparison: "Comparison", terminal: Terminal) -> None:
     from medseg.evaluation.comparison import facts_of
 
-    rows = []
-    for facts in facts_of(comparison):
-        if facts["state"] == "failed":
-            rows.append((facts["name"], f"failed ({facts['code']})", *["-"] * 9))
-            continue
-        rows.append(
-            (
-                f"{facts['name']}{' (best)' if facts['is_best'] else ''}",
-                f"{facts['dice']:.3f}",
-                f"{_shown(facts['dice_low'], 3)} to {_shown(facts['dice_high'], 3)}",
-                _shown(facts["nsd"], 3),
-                _shown(facts["hd95_mm"], 2),
-                f"{facts['parameters'] / 1e6:.2f}",
-                _shown(facts["gmacs"], 2),
-                _shown(facts["peak_memory_gb"], 2),
-                _shown(facts["seconds_per_step"], 3),
-                _shown(facts["minutes"], 1),
-                _shown(facts["p_holm"], 4),
-            )
-        )
-    columns = ("", "Dice", "95 % interval", "NSD 1 mm", "HD95 mm", "M parameters", "GMACs")
-    columns += ("peak GB", "s/step", "min", "p to best")
+    rows = facts_of(comparison)
     title = f"{comparison.cases} held-out cases, {comparison.budget}, {comparison.split}"
-    terminal.table(title, columns, rows)
+    for heading, columns in ((title, SCORES), ("", COSTS)):
+        terminal.table(
+            heading,
+            ("", *(column for column, _, _ in columns)),
+            [(facts["name"], *_cells(facts, columns)) for facts in rows],
+        )
+    terminal.say(
+        "Dice from ... to: 95 % bootstrap interval; NSD at 1 mm; p: to the best row, Holm."
+    )
+
+
+def _cells(facts: Mapping[str, Any], columns: Sequence[tuple[str, str, int]]) -> list[str]:
+    if facts["state"] == "failed":
+        return [f"failed ({facts['code']})", *["-"] * (len(columns) - 1)]
+    values = {**facts, "parameters": facts["parameters"] / 1e6}
+    return [
+        "best" if key == "p_holm" and facts["is_best"] else _shown(values[key], digits)
+        for _, key, digits in columns
+    ]
 
 
 def _shown(value: float, digits: int) -> str:
