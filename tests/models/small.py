@@ -33,11 +33,13 @@ class Small:
     `forms` are further settings that the contract holds for, each laid over `settings`; `levels`
     how many resolutions training puts out with deep supervision; `not_exported` why torch.export
     cannot take the network, `not_bf16` why its weights cannot be bfloat16 throughout, `bf16`
-    how far autocast may take its logits, in their standard deviation.
+    how far autocast may take its logits, in their standard deviation. `kept_mb` is what autograd
+    may hold between forward and backward for one patch, weights aside.
     """
 
     builds: Callable[..., nn.Module]
     settings: Mapping[str, Any]
+    kept_mb: float
     patch: tuple[int, int, int] = (32, 32, 32)
     forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     levels: int = 1
@@ -52,9 +54,10 @@ SMALL: dict[str, Small] = {
         {"feature_size": 12, "window_size": 4},
         patch=(64, 32, 32),
         forms={"identity": {"mixing": "identity"}, "v2": {"v2": True}},
+        kept_mb=49.8,
     ),
     "nnunet_plain": Small(
-        plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2, forms=SINGLE
+        plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2, forms=SINGLE, kept_mb=1.3
     ),
     "nnunet_resenc": Small(
         residual_unet,
@@ -63,14 +66,16 @@ SMALL: dict[str, Small] = {
         levels=2,
         forms=SINGLE,
         not_bf16="torch's average pooling has no bfloat16 form on a CPU",
+        kept_mb=1.4,
     ),
-    "mednext": Small(MedNeXt, {"base_features": 4}, levels=5, forms=SINGLE),
+    "mednext": Small(MedNeXt, {"base_features": 4}, levels=5, forms=SINGLE, kept_mb=27.7),
     "segresnet": Small(
         SegResNet,
         {"base_features": 8, "deep_supervision": True},
         patch=(16, 24, 16),
         levels=3,
         forms=SINGLE,
+        kept_mb=3.1,
     ),
     "xlstm_unet": Small(
         XLSTMUNet,
@@ -84,6 +89,7 @@ SMALL: dict[str, Small] = {
             "identity": {"mixing": "identity"},
             "single": {"deep_supervision": False},
         },
+        kept_mb=24.4,
     ),
     "para_trans_cnn": Small(
         ParaTransCNN,
@@ -94,12 +100,14 @@ SMALL: dict[str, Small] = {
             "dropout": {"drop_rate": 0.1},
             "identity": {"mixing": "identity"},
         },
+        kept_mb=24.6,
     ),
     "swtr_unet": Small(
         SWTRUNet,
         {"size": "tiny", "window_size": 2},
         patch=(32, 32, 32),
         forms={"volume": {"dimensions": 3}, "identity": {"mixing": "identity"}},
+        kept_mb=22.1,
     ),
     "trans_dae": Small(
         TransDAE,
@@ -112,6 +120,7 @@ SMALL: dict[str, Small] = {
             "identity": {"mixing": "identity"},
             "single": {"deep_supervision": False},
         },
+        kept_mb=105.9,
     ),
     "u_mamba": Small(
         UMamba,
@@ -126,6 +135,7 @@ SMALL: dict[str, Small] = {
             "flat": {"dimensions": 2},
             "identity": {"mixing": "identity"},
         },
+        kept_mb=10.6,
     ),
     "seg_mamba": Small(
         SegMamba,
@@ -134,6 +144,7 @@ SMALL: dict[str, Small] = {
             "faithful": {"faithful": True, "depths": (1, 1, 1, 2)},
             "identity": {"mixing": "identity"},
         },
+        kept_mb=16.9,
     ),
     "d_former": Small(
         DFormer,
@@ -151,6 +162,7 @@ SMALL: dict[str, Small] = {
             # With deep supervision the reference's third head is dead.
             "faithful_single": {"faithful": True, "deep_supervision": False},
         },
+        kept_mb=11.5,
     ),
 }
 

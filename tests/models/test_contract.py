@@ -178,6 +178,23 @@ def test_sizes_outside_the_shape_policy_are_refused_and_the_nearest_works(name: 
     assert fault.value.code == "E_SHAPE"
 
 
+@each_network
+def test_training_keeps_no_more_memory_than_stated(name: str) -> None:
+    model, kept = network(name).train(), {}
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        _output = model(image(name))
+    stated = SMALL[name].kept_mb
+    assert 0.9 * stated < sum(kept.values()) / 2**20 < 1.02 * stated
+
+
 @each_form
 def test_an_exported_network_gives_the_same_logits(name: str, form: str) -> None:
     reason = SMALL[name].not_exported
