@@ -43,7 +43,7 @@ def test_a_time_limit_ends_the_run_with_its_schedule(runner: ModuleType, tmp_pat
     result, _ = runner.train(
         tmp_path, max_time_s=1.0, epochs=10**4, data=Rated(steps=6 * 10**4), checkpoint_every=10**4
     )
-    assert 1.0 <= result.seconds < 6.0
+    assert 0.8 < result.seconds < 6.0  # up to the last step that still fits
     assert result.steps < 6 * 10**4
     assert rates[-1] < 0.05 * max(rates)
 
