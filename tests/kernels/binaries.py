@@ -62,9 +62,9 @@ def _main() -> None:
 
 
 def _compile(job: Job) -> Binary:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    import triton  # noqa: PLC0415
+    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
+    from triton.compiler import ASTSource  # noqa: PLC0415
 
     kernel = getattr(importlib.import_module(job.module), job.kernel)
     signature = {name: job.signature.get(name, "constexpr") for name in kernel.arg_names}
