@@ -1,11 +1,11 @@
 """What every Triton form asks before it serves a call."""
 
 import importlib.util
-from functools import cache
 
 import torch
 from torch import Tensor
 
+_INSTALLED = importlib.util.find_spec("triton") is not None
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -16,7 +16,7 @@ def refuses(*tensors: Tensor | None) -> str | None:
     matrices is wrong (Triton 3.9), so that type is refused.
     """
     given = [tensor for tensor in tensors if tensor is not None]
-    if not _installed():
+    if not _INSTALLED:
         return "triton is not installed"
     for tensor in given:
         if tensor.dtype not in (torch.float32, *HALF):
@@ -30,13 +30,9 @@ def refuses(*tensors: Tensor | None) -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result
 def interprets() -> bool:
     """Whether Triton runs its programs in Python (TRITON_INTERPRET=1)."""
     from triton import knobs  # noqa: PLC0415
 
     return knobs.runtime.interpret
-
-
-@cache
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None

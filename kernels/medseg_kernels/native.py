@@ -11,8 +11,14 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
@@ -39,6 +45,30 @@ def library(source: Path) -> ctypes.CDLL:
 def forget() -> None:
     """Try all sources anew."""
     _tried.cache_clear()
+
+
+def address(tensor: Tensor | None, first: int = 0) -> ctypes.c_void_p:
+    """Where the tensor's number `first` lies in memory; NULL for None."""
+    if tensor is None:
+        return ctypes.c_void_p()
+    return ctypes.c_void_p(tensor.data_ptr() + first * tensor.element_size())
+
+
+def ranges(count: int) -> list[tuple[int, int]]:
+    """`count` things in as many even ranges as torch has threads, or fewer."""
+    number = max(1, min(count, torch.get_num_threads()))
+    return list(pairwise(count * n // number for n in range(number + 1)))
+
+
+def in_threads(count: int, work: Callable[[int, int], None]) -> None:
+    """Call work(begin, end) for each range of `count` things, each in a thread of its own."""
+    parts = ranges(count)
+    if len(parts) == 1:
+        work(*parts[0])
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for done in [pool.submit(work, *part) for part in parts]:
+            done.result()
 
 
 @cache

@@ -108,7 +108,7 @@ def _gather_truth(cases: Sequence[Case], folder: Path) -> None:
 def _untrained(recipe: Recipe, trained: Predictor) -> Predictor:
     torch.manual_seed(recipe.trainer.seed)
     return Predictor(
-        models=(recipe.model.build(trained.task),),
+        models=(recipe.build_network(trained.task),),
         task=trained.task,
         preprocessing=trained.preprocessing,
         settings=WalkSettings(overlap=recipe.predict.overlap),

@@ -14,6 +14,7 @@ from torch import nn
 from medseg.fault import InputFault
 from medseg.inference.settings import WalkSettings
 from medseg.models.planned_unet import planned_unet
+from medseg.nn.kernels import Kernels, choose_kernels
 from medseg.recipe.models import ModelSection
 from medseg.recipe.parts import PredictSection
 from medseg.volume import Task
@@ -29,7 +30,11 @@ def build_model(recipe: Mapping[str, Any], task: Task) -> nn.Module:
     """
     if is_nnunets(recipe):
         return _nnunets(recipe["model"], task)
-    return _section(TypeAdapter(ModelSection), recipe, "model").build(task)
+    network = _section(TypeAdapter(ModelSection), recipe, "model").build(task)
+    choose_kernels(
+        network, _section(TypeAdapter(Kernels), {"kernels": "fast", **recipe}, "kernels")
+    )
+    return network
 
 
 def walk_settings(recipe: Mapping[str, Any]) -> WalkSettings:

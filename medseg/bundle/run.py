@@ -82,7 +82,7 @@ def _train_run(recipe: Recipe, *, folder: Path, resume: bool, listener: Listener
     if not resume:
         _keep(folder, recipe, split, planned)
     torch.manual_seed(recipe.trainer.seed)
-    model = recipe.model.build(planned.task)
+    model = recipe.build_network(planned.task)
     if not resume:
         recipe.model.load_pretrained(model)
     result = _fit(recipe, model, prepared, split, planned, folder, listener, resume=resume)

@@ -158,7 +158,7 @@ def _network(recipe: Recipe, folder: Path) -> dict[str, Any]:
     plan = json.loads((folder / "plan.json").read_bytes())
     task = Task.from_json(plan["task"])
     with torch.device("meta"):
-        model = recipe.model.build(task)
+        model = recipe.build_network(task)
     found = cost(model, in_channels=len(task.channels), patch_size=task.patch_size)
     return {
         "parameters": found.parameters,

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medseg.nn.kernels import Kernels
 from medseg.nn.token_groups import Scope
-from medseg.nn.window_attention import Kernels
 from medseg_kernels.window_attention import window_attention
 
 

@@ -1,17 +1,20 @@
-"""The choice of kernels for a whole network."""
+"""The choice of kernels, for a block and for a whole network."""
 
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
-from medseg.nn.group_attention import GroupAttention
-from medseg.nn.residual import ResidualBlock
-from medseg.nn.window_attention import Kernels, WindowAttention
+if TYPE_CHECKING:
+    from torch import nn
+
+# Whether the fast kernels are asked, or only torch's own operations.
+Kernels = Literal["fast", "reference"]
 
 
-def choose_kernels(model: nn.Module, kernels: Kernels) -> None:
+def choose_kernels(model: "nn.Module", kernels: Kernels) -> None:
     """Let every block of `model` that has a choice take the fast kernels, or torch's own.
 
-    The results are the same up to rounding; torch's own can be exported to other formats.
+    A block has it that has an attribute `kernels`. The results are the same up to rounding; torch's
+    own can be exported to other formats.
     """
     for module in model.modules():
-        if isinstance(module, (GroupAttention, ResidualBlock, WindowAttention)):
+        if hasattr(module, "kernels"):
             module.kernels = kernels

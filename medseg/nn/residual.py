@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.nn.convolution import Convolution, Pointwise
-from medseg.nn.window_attention import Kernels
+from medseg.nn.kernels import Kernels
 from medseg_kernels.instance_norm import instance_norm
 
 _SLOPE = 0.01

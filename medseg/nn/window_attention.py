@@ -1,18 +1,16 @@
 """Multi-head self-attention inside 3D windows, with a learned relative position bias."""
 
 import math
-from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from medseg.nn.kernels import Kernels
 from medseg_kernels.window_attention import window_attention
 
 Triple = tuple[int, int, int]
-# Whether the fast kernels are asked, or only torch's own operations.
-Kernels = Literal["fast", "reference"]
 
 
 class WindowAttention(nn.Module):

@@ -1,18 +1,23 @@
 """The recipe: its sections, the rules between them, and its YAML form."""
 
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import yaml
 from pydantic import Field, model_validator
 
 from medseg.data.card import Card, load_card
 from medseg.data.located import Loader
+from medseg.nn.kernels import Kernels, choose_kernels
 from medseg.recipe.fitting import LossSection, OptimizerSection, ScheduleSection, TrainerSection
 from medseg.recipe.models import ModelSection
 from medseg.recipe.parts import AugmentSection, DataSection, PlanSection, PredictSection
 from medseg.recipe.postprocess import RuleSection
 from medseg.recipe.rules import contradictions
 from medseg.recipe.section import Section
+from medseg.volume import Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Recipe(Section):
@@ -26,6 +31,8 @@ class Recipe(Section):
     """The network's grid and batch; `auto` leaves it all to nnU-Net's rules."""
     model: ModelSection
     """The network, by its name (`medseg models`), and its settings."""
+    kernels: Kernels = "fast"
+    """reference: every layer in torch's own operations, to compare with."""
     augment: AugmentSection = AugmentSection()
     """What may happen to a training patch."""
     loss: LossSection
@@ -57,6 +64,12 @@ class Recipe(Section):
     def card(self) -> Card:
         """The card of the data set."""
         return load_card(self.data.card)
+
+    def build_network(self, task: Task) -> "nn.Module":
+        """The network for `task`, with fresh weights and the kernels asked for."""
+        network = self.model.build(task)
+        choose_kernels(network, self.kernels)
+        return network
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults among them, as plain JSON values."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg_kernels.instance_norm import instance_norm
+from medseg_kernels.instance_norm import instance_norm, refuses
 
 SIZES = [(2, 3, 4, 5, 7), (1, 5, 1, 1, 2), (3, 1, 3, 2, 2), (1, 24, 33, 31, 29)]
 
@@ -36,11 +36,52 @@ def test_output_and_gradients_equal_torch(size, added, slope, overwrite) -> None
     assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
+def _needs(backend: str) -> None:
+    told = refuses(_map((1, 3, 2, 2, 2), dtype=torch.float32), None, slope=None, backend=backend)
+    if told is not None:
+        pytest.skip(told)
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new memory", "overwritten"])
+@pytest.mark.parametrize("slope", [None, 0.01])
+@pytest.mark.parametrize("added", [False, True], ids=["alone", "residual"])
+@pytest.mark.parametrize("size", SIZES)
+def test_compiled_steps_equal_torch(size, added, slope, overwrite) -> None:
+    _needs("compiled")
+    drawn = [_map(size, seed=seed, offset=5, dtype=torch.float32) for seed in (1, 2)]
+    x, residual = drawn[0], drawn[1] if added else None
+    found = _run("compiled", x, residual, slope=slope, overwrite=overwrite)
+    wide = None if residual is None else residual.double()
+    expected = _run("reference", x.double(), wide, slope=slope)
+    for ours, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-4)
+    assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_threads_change_nothing_and_rows_of_a_gradient_may_lie_apart() -> None:
+    _needs("compiled")
+    x = _map((2, 5, 6, 7, 8), dtype=torch.float32).requires_grad_()
+
+    def slopes(backend: str) -> Tensor:
+        y = instance_norm(x, slope=0.1, backend=backend)
+        joined = torch.cat([y, y * 2], dim=1)  # the gradient of its half is a part of the whole's
+        return torch.autograd.grad((joined * joined.detach().sin()).sum(), x)[0]
+
+    one = slopes("compiled")
+    torch.set_num_threads(3)
+    three = slopes("compiled")
+    torch.set_num_threads(1)
+    assert torch.equal(one, three)
+    torch.testing.assert_close(one, slopes("reference"), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "channels_last"])
 @pytest.mark.parametrize("offset", [0.0, 30.0, 3000.0])
-def test_single_precision_is_as_near_the_truth_as_torch(offset) -> None:
+def test_single_precision_is_as_near_the_truth_as_torch(offset, backend) -> None:
+    _needs(backend)
     x = _map((1, 4, 64, 64, 48), dtype=torch.float32, offset=offset)
     truth = instance_norm(x.double(), backend="reference")
-    ours = (instance_norm(x, backend="channels_last") - truth).abs().max()
+    ours = (instance_norm(x, backend=backend) - truth).abs().max()
     theirs = (instance_norm(x, backend="reference") - truth).abs().max()
     assert ours <= 2 * theirs + 1e-6
 

@@ -5,11 +5,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from medseg_kernels.instance_norm import channels_last, reference
+from medseg_kernels.instance_norm import blocks, channels_last, compiled, reference
 
-__all__ = ["Backend", "instance_norm"]
+__all__ = ["Backend", "instance_norm", "refuses"]
 
-Backend = Literal["channels_last", "reference"]
+Backend = Literal["compiled", "channels_last", "reference"]
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,27 @@ def instance_norm(
         raise ValueError(f"x {tuple(x.shape)} must be (b, c, i, j, k) with two voxels or more")
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"residual {tuple(residual.shape)} must have x's shape {tuple(x.shape)}")
+    options = {"slope": slope, "eps": eps}
+    for name in ("compiled", "channels_last"):
+        if backend not in (None, name):
+            continue
+        refusal = refuses(x, residual, slope=slope, backend=name)
+        if refusal is None:
+            steps = compiled if name == "compiled" else blocks
+            return channels_last.forward(x, residual, overwrite=overwrite, steps=steps, **options)
+        if backend == name:
+            raise ValueError(f"instance_norm: backend {name!r} refuses: {refusal}")
+        log.debug("instance_norm: backend %r refuses: %s", name, refusal)
+    return reference.forward(x, residual, **options)
+
+
+def refuses(
+    x: Tensor, residual: Tensor | None, *, slope: float | None, backend: Backend
+) -> str | None:
+    """Why `backend` cannot serve the call, or None."""
+    if backend == "reference":
+        return None
     refusal = channels_last.refuses(x, residual, slope=slope)
-    if backend == "channels_last" and refusal is not None:
-        raise ValueError(f"instance_norm: backend 'channels_last' refuses: {refusal}")
-    if backend == "reference" or refusal is not None:
-        log.debug("instance_norm: reference, since channels_last refuses: %s", refusal)
-        return reference.forward(x, residual, slope=slope, eps=eps)
-    return channels_last.forward(x, residual, slope=slope, eps=eps, overwrite=overwrite)
+    if refusal is not None or backend == "channels_last":
+        return refusal
+    return compiled.refuses(x)

@@ -35,7 +35,7 @@ def import_reference(
     known = reference(model)
     state = load_checkpoint_file(path)
     planned = _planned(recipe, listener)
-    network = recipe.model.build(planned.task)
+    network = recipe.build_network(planned.task)
     loaded = known.load(network, state)
     save_bundle(
         bundle,

@@ -1,0 +1,179 @@
+"""Convolutions by AMX tiles, float32 in two parts: a C source, and its operator for torch."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medseg_kernels.native import NotCompiledError, address, in_threads, library, ranges
+
+SOURCE = Path(__file__).with_name("split.c")
+# Below them torch's own is as fast: the weight is packed for few voxels, or tiles stay empty.
+LEAST_VOXELS, LEAST_ROW = 64, 24
+# As many rows of a kernel as the source has place for.
+MOST_ROWS = 64
+_PARTS = 2
+_BLOCK = 16
+_Number = ctypes.c_longlong
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, _Number) for name in ("i", "j", "k", "in_", "out", "a", "b", "c")]
+
+
+class _Strides(ctypes.Structure):
+    _fields_ = [(name, _Number) for name in ("out", "in_", "a", "b", "c")]
+
+
+def refuses(x: Tensor, weight: Tensor) -> str | None:
+    """Why this backend cannot serve the call, or None."""
+    if x.device.type != "cpu":
+        return f"it runs on CPUs alone, and the map is on {x.device}"
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
+        return f"it is for float32, and the map is {str(x.dtype).removeprefix('torch.')}"
+    if len(x) == 0 or x.shape[2:].numel() < LEAST_VOXELS:
+        return f"the map has fewer than {LEAST_VOXELS} voxels"
+    rows, row = weight.shape[2:4].numel(), x.shape[1] * weight.shape[4]
+    if row < LEAST_ROW or rows > MOST_ROWS:
+        return f"a row of the kernel has {row} numbers, and there are {rows}"
+    return _unready()
+
+
+def forward(x: Tensor, weight: Tensor) -> Tensor:
+    """The convolved map (b, o, i, j, k), lying channels last."""
+    return _convolve(x, weight)
+
+
+@torch.compiler.assume_constant_result
+def _unready() -> str | None:
+    try:
+        return None if library(SOURCE).ready() else "this CPU has no AMX, or the system forbids it"
+    except NotCompiledError as error:
+        return str(error)
+
+
+@torch.library.custom_op("medseg::convolution", mutates_args=())
+def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    return _times(x, weight, turned=False)
+
+
+@_convolve.register_fake
+def _convolve_fake(x: Tensor, weight: Tensor) -> Tensor:
+    return _map(x, weight.shape[0])
+
+
+@torch.library.custom_op("medseg::convolution_backward", mutates_args=())
+def _convolve_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and weight; empty where they are not asked for."""
+    return (
+        _times(gradient, weight, turned=True) if of_x else x.new_empty(0),
+        _weight_gradient(x, gradient, weight) if of_weight else x.new_empty(0),
+    )
+
+
+@_convolve_backward.register_fake
+def _convolve_backward_fake(
+    gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    return (
+        _map(gradient, x.shape[1]) if of_x else x.new_empty(0),
+        weight.new_empty(weight.shape) if of_weight else x.new_empty(0),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    asked = ctx.needs_input_grad
+    found = _convolve_backward(gradient, *ctx.saved_tensors, *asked)
+    return tuple(one if wanted else None for one, wanted in zip(found, asked, strict=True))
+
+
+_convolve.register_autograd(_gradients, setup_context=_keep)
+
+
+def _times(x: Tensor, weight: Tensor, *, turned: bool) -> Tensor:
+    """The map convolved with the weight, or with the weight turned: from its outputs back."""
+    x, weight = _channels_last(x), weight.detach()
+    outputs = weight.shape[1 if turned else 0]
+    shape = _Shape(*x.shape[2:], x.shape[1], outputs, *weight.shape[2:])
+    packed, result = _pack(weight, shape, turned=turned), _map(x, outputs)
+
+    def work(begin: int, end: int) -> None:
+        space = _space("convolve_space", shape)
+        for item, out in zip(x, result, strict=True):
+            library(SOURCE).convolve(
+                ctypes.byref(shape), address(item), address(packed), ctypes.c_int(_PARTS),
+                address(out), _Number(begin), _Number(end), address(space),
+            )  # fmt: skip
+
+    in_threads(x.shape[2], work)
+    return result
+
+
+def _pack(weight: Tensor, shape: _Shape, *, turned: bool) -> Tensor:
+    """The weight as tiles of both parts."""
+    out, into, *along = weight.stride()
+    strides, first = _Strides(out, into, *along), 0
+    if turned:
+        ends = zip(weight.shape[2:], along, strict=True)
+        first = sum((side - 1) * stride for side, stride in ends)
+        strides = _Strides(into, out, *(-stride for stride in along))
+    packed = weight.new_empty(_count("packed_size", shape), dtype=torch.bfloat16)
+
+    def work(begin: int, end: int) -> None:
+        library(SOURCE).pack(
+            ctypes.byref(shape), address(weight, first), ctypes.byref(strides), address(packed),
+            _Number(begin), _Number(end),
+        )  # fmt: skip
+
+    in_threads(-(-shape.out // _BLOCK), work)
+    return packed
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
+    x, gradient = _channels_last(x), _channels_last(gradient)
+    outputs, inputs, *kernel = weight.shape
+    shape = _Shape(*x.shape[2:], inputs, outputs, *kernel)
+    sizes = (-(-size // _BLOCK) * _BLOCK for size in (inputs, outputs))
+    parts = ranges(x.shape[2])
+    sums = x.new_zeros((len(parts), *kernel, *sizes))
+
+    def work(begin: int, end: int) -> None:
+        space = _space("weight_gradient_space", shape)
+        own = sums[[part[0] for part in parts].index(begin)]
+        for item, slope in zip(x, gradient, strict=True):
+            library(SOURCE).weight_gradient(
+                ctypes.byref(shape), address(item), address(slope), ctypes.c_int(_PARTS),
+                address(own), _Number(begin), _Number(end), address(space),
+            )  # fmt: skip
+
+    in_threads(x.shape[2], work)
+    total = sums[0] if len(parts) == 1 else sums.sum(0)
+    return total[..., :inputs, :outputs].permute(4, 3, 0, 1, 2).contiguous()
+
+
+def _map(x: Tensor, channels: int) -> Tensor:
+    """A map as large as x, lying channels last."""
+    size = (len(x), channels, *x.shape[2:])
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.detach().contiguous(memory_format=torch.channels_last_3d)
+
+
+def _space(name: str, shape: _Shape) -> Tensor:
+    return torch.zeros(_count(name, shape), dtype=torch.bfloat16)
+
+
+def _count(name: str, shape: _Shape) -> int:
+    function = getattr(library(SOURCE), name)
+    function.restype = _Number
+    return function(ctypes.byref(shape))
