@@ -31,11 +31,12 @@ def _drawn(case: str) -> tuple[Tensor, Tensor]:
     return torch.randn(items, into, *size), weight
 
 
-def _run(x: Tensor, weight: Tensor, backend: str) -> list[Tensor]:
-    x, weight = (one.detach().clone().requires_grad_() for one in (x, weight))
-    y = convolution(x, weight, backend=backend)
+def _run(x: Tensor, weight: Tensor, backend: str, *, biased: bool = False) -> list[Tensor]:
+    leaves = [x, weight, *([torch.linspace(-2, 2, len(weight)).to(x.dtype)] if biased else [])]
+    leaves = [one.detach().clone().requires_grad_() for one in leaves]
+    y = convolution(*leaves, backend=backend)
     slope = torch.randn(y.shape, generator=torch.Generator().manual_seed(4))
-    return [y.detach(), *torch.autograd.grad(y, (x, weight), slope.to(y.dtype))]
+    return [y.detach(), *torch.autograd.grad(y, leaves, slope.to(y.dtype))]
 
 
 def _assert_near(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -44,12 +45,15 @@ def _assert_near(found: list[Tensor], expected: list[Tensor]) -> None:
         assert (ours - truth).abs().max() <= 2e-5 * truth.abs().max()
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_map_and_gradients_equal_torch_in_double_precision(case) -> None:
+def test_map_and_gradients_equal_torch_in_double_precision(case, biased) -> None:
     _needs_amx()
     x, weight = _drawn(case)
-    found = _run(x, weight, "split")
-    _assert_near(found, _run(x.double(), weight.double(), "torch"))
+    found = _run(x, weight, "split", biased=biased)
+    expected = _run(x.double(), weight.double(), "torch", biased=biased)
+    assert len(found) == 3 + biased
+    _assert_near(found, expected)
     assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -131,7 +135,7 @@ def test_torchs_own_products_in_tiles_are_not_disturbed() -> None:
 def test_the_operator_keeps_the_promises_of_torch_library() -> None:
     _needs_amx()
     x, weight = (one.requires_grad_() for one in _drawn("one plane"))
-    torch.library.opcheck(torch.ops.medseg.convolution.default, (x, weight))
+    torch.library.opcheck(torch.ops.medseg.convolution.default, (x, weight, None))
     compiled = torch.compile(convolution, fullgraph=True, backend="aot_eager")
     y = compiled(x, weight, backend="split")
     y.sum().backward()

@@ -58,6 +58,30 @@ def test_compiled_steps_equal_torch(size, added, slope, overwrite) -> None:
     assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.parametrize("slope", [None, 0.01])
+@pytest.mark.parametrize("added", [False, True], ids=["alone", "residual"])
+@pytest.mark.parametrize("given", ["gain", "shift", "both"])
+def test_gain_and_shift(given, added, slope) -> None:
+    _needs("compiled")
+    drawn = [_map((2, 5, 6, 7, 4), seed=seed, offset=5, dtype=torch.float32) for seed in (1, 2)]
+    affine = {"gain": torch.tensor([1.0, -2.0, 0.0, 0.5, 1e-4]), "shift": torch.linspace(-1, 1, 5)}
+    affine = {name: one for name, one in affine.items() if given in (name, "both")}
+
+    def run(backend: str, dtype: torch.dtype) -> list[Tensor]:
+        x, residual, *rest = (
+            one.to(dtype).clone().requires_grad_() for one in (*drawn, *affine.values())
+        )
+        options = dict(zip(affine, rest, strict=True)) | ({"residual": residual} if added else {})
+        y = instance_norm(x * 1, slope=slope, overwrite=True, backend=backend, **options)
+        (y * torch.linspace(0, 9, y.numel(), dtype=dtype).view_as(y).sin()).sum().backward()
+        return [y.detach(), x.grad, *(one.grad for one in options.values())]
+
+    found, expected = run("compiled", torch.float32), run("reference", torch.float64)
+    assert len(found) == 2 + len(affine) + added
+    for ours, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-4)
+
+
 def test_threads_change_nothing_and_rows_of_a_gradient_may_lie_apart() -> None:
     _needs("compiled")
     x = _map((2, 5, 6, 7, 8), dtype=torch.float32).requires_grad_()
@@ -120,3 +144,7 @@ def test_one_voxel_is_refused() -> None:
         instance_norm(torch.zeros(1, 3, 1, 1, 1))
     with pytest.raises(ValueError, match="shape"):
         instance_norm(torch.zeros(1, 3, 2, 1, 1), residual=torch.zeros(1, 3, 1, 1, 1))
+    with pytest.raises(ValueError, match="gain"):
+        instance_norm(torch.zeros(1, 3, 2, 1, 1), gain=torch.ones(2))
+    with pytest.raises(ValueError, match="no gain"):
+        instance_norm(_map((1, 3, 2, 2, 2)), gain=torch.ones(3), backend="channels_last")

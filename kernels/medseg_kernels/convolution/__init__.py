@@ -19,10 +19,11 @@ log = logging.getLogger(__name__)
 def convolution(
     x: Tensor,  # (b, c, i, j, k)
     weight: Tensor,  # (o, c, a, b, d), each of a, b, d odd
+    bias: Tensor | None = None,  # (o,)
     *,
     backend: Backend | None = None,
 ) -> Tensor:  # (b, o, i, j, k)
-    """The map convolved with the weight, zeros beyond its borders.
+    """The map convolved with the weight, zeros beyond its borders, and `bias` added.
 
     "split" multiplies float32 maps on the matrix unit (AMX) of a CPU: each number is taken as a sum
     of two bfloat16 numbers and a product as three of four, summed in float32. What is left out is
@@ -45,8 +46,8 @@ def convolution(
         raise ValueError(f"convolution: backend 'split' refuses: {refusal}")
     if backend == "torch" or refusal is not None:
         log.debug("convolution: torch, since split refuses: %s", refusal)
-        return functional.conv3d(x, weight, padding=[side // 2 for side in weight.shape[2:]])
-    return split.forward(x, weight)
+        return functional.conv3d(x, weight, bias, padding=[side // 2 for side in weight.shape[2:]])
+    return split.forward(x, weight, bias)
 
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:

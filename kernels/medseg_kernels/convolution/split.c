@@ -240,28 +240,31 @@ static void sum_column(const Sum *s, const half *weight, float *sums)
     _tile_stored(3, sums + 3 * ROWS * ROWS, 64);
 }
 
-/* Sums of positions from `position` on, to where the map has them. */
+/* Sums of positions from `position` on, and the bias if there is one, to where the map has them. */
 static void put(
-    const Shape *s, const float *sums, number position, number rows, number channel, number across,
-    float *plane)
+    const Shape *s, const float *sums, const float *bias, number position, number rows, number channel,
+    number across, float *plane)
 {
     number j = position / pitch(s), k = position % pitch(s);
     for (number row = 0; row < rows && j < s->j; row++) {
         if (k < s->k)
-            for (number n = 0; n < across; n += ROWS)
-                _mm512_mask_storeu_ps(
-                    plane + (j * s->k + k) * s->out + channel + n,
-                    first(least(s->out - channel - n, ROWS)),
-                    _mm512_loadu_ps(sums + row * across + n));
+            for (number n = 0; n < across; n += ROWS) {
+                const __mmask16 some = first(least(s->out - channel - n, ROWS));
+                __m512 sum = _mm512_loadu_ps(sums + row * across + n);
+                if (bias)
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, bias + channel + n));
+                _mm512_mask_storeu_ps(plane + (j * s->k + k) * s->out + channel + n, some, sum);
+            }
         if (++k == pitch(s))
             k = 0, j++;
     }
 }
 
-/* Planes `begin` to `end` along i of the convolved map (i, j, k, out) of a map (i, j, k, in). */
+/* Planes `begin` to `end` along i of the convolved map (i, j, k, out) of a map (i, j, k, in); there
+   may be no bias. */
 void convolve(
-    const Shape *s, const float *x, const half *weight, int parts, float *result, number begin,
-    number end, half *space)
+    const Shape *s, const float *x, const half *weight, const float *bias, int parts, float *result,
+    number begin, number end, half *space)
 {
     _Alignas(64) float sums[MOST_ROWS * 32];
     _Alignas(64) char before[64];
@@ -293,7 +296,9 @@ void convolve(
                         sum_square(&sum, weight + channel / ROWS * next, next, sums);
                     else
                         sum_column(&sum, weight + channel / ROWS * next, sums);
-                    put(s, sums, n, least(rows, to - n), channel, across, result + i * s->j * s->k * s->out);
+                    put(
+                        s, sums, bias, n, least(rows, to - n), channel, across,
+                        result + i * s->j * s->k * s->out);
                 }
             }
         }

@@ -41,9 +41,9 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
     return _unready()
 
 
-def forward(x: Tensor, weight: Tensor) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The convolved map (b, o, i, j, k), lying channels last."""
-    return _convolve(x, weight)
+    return _convolve(x, weight, bias)
 
 
 @torch.compiler.assume_constant_result
@@ -55,12 +55,12 @@ def _unready() -> str | None:
 
 
 @torch.library.custom_op("medseg::convolution", mutates_args=())
-def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    return _times(x, weight, turned=False)
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _times(x, weight, bias, turned=False)
 
 
 @_convolve.register_fake
-def _convolve_fake(x: Tensor, weight: Tensor) -> Tensor:
+def _convolve_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
     return _map(x, weight.shape[0])
 
 
@@ -70,7 +70,7 @@ def _convolve_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight; empty where they are not asked for."""
     return (
-        _times(gradient, weight, turned=True) if of_x else x.new_empty(0),
+        _times(gradient, weight, None, turned=True) if of_x else x.new_empty(0),
         _weight_gradient(x, gradient, weight) if of_weight else x.new_empty(0),
     )
 
@@ -85,22 +85,31 @@ def _convolve_backward_fake(
     )
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs)
+def _keep(
+    ctx: Any,
+    inputs: tuple[Tensor, Tensor, Tensor | None],
+    output: Tensor,  # noqa: ARG001
+) -> None:
+    ctx.save_for_backward(*inputs[:2])
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    asked = ctx.needs_input_grad
-    found = _convolve_backward(gradient, *ctx.saved_tensors, *asked)
-    return tuple(one if wanted else None for one, wanted in zip(found, asked, strict=True))
+    of_x, of_weight, of_bias = ctx.needs_input_grad
+    slope_x, slope_weight = _convolve_backward(gradient, *ctx.saved_tensors, of_x, of_weight)
+    return (
+        slope_x if of_x else None,
+        slope_weight if of_weight else None,
+        gradient.sum((0, 2, 3, 4)) if of_bias else None,
+    )
 
 
 _convolve.register_autograd(_gradients, setup_context=_keep)
 
 
-def _times(x: Tensor, weight: Tensor, *, turned: bool) -> Tensor:
+def _times(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
     """The map convolved with the weight, or with the weight turned: from its outputs back."""
     x, weight = _channels_last(x), weight.detach()
+    bias = None if bias is None else bias.detach().contiguous()
     outputs = weight.shape[1 if turned else 0]
     shape = _Shape(*x.shape[2:], x.shape[1], outputs, *weight.shape[2:])
     packed, result = _pack(weight, shape, turned=turned), _map(x, outputs)
@@ -109,8 +118,8 @@ def _times(x: Tensor, weight: Tensor, *, turned: bool) -> Tensor:
         space = _space("convolve_space", shape)
         for item, out in zip(x, result, strict=True):
             library(SOURCE).convolve(
-                ctypes.byref(shape), address(item), address(packed), ctypes.c_int(_PARTS),
-                address(out), _Number(begin), _Number(end), address(space),
+                ctypes.byref(shape), address(item), address(packed), address(bias),
+                ctypes.c_int(_PARTS), address(out), _Number(begin), _Number(end), address(space),
             )  # fmt: skip
 
     in_threads(x.shape[2], work)

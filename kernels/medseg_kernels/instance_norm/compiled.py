@@ -1,12 +1,19 @@
-"""The steps of an instance norm over rows (voxels, channels) in C: float32, on a CPU."""
+"""Instance norm of maps that lie channels last, in C: float32, on a CPU.
+
+Without gain the backward needs the output alone, as in `channels_last`. With it a gain near zero
+could not be undone, so the map before the norm is kept, and the output is not.
+"""
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from medseg_kernels.instance_norm.blocks import joined
+from medseg_kernels.instance_norm import channels_last
+from medseg_kernels.instance_norm.channels_last import as_rows, joined, rows_of
 from medseg_kernels.native import NotCompiledError, address, in_threads, library
 
 SOURCE = Path(__file__).with_name("norm.c")
@@ -14,8 +21,20 @@ SOURCE = Path(__file__).with_name("norm.c")
 _BLOCK = 1 << 12
 
 
-def refuses(x: Tensor) -> str | None:
-    """Why these steps cannot be taken, or None."""
+class _Given(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("result", "rows", "gradient", "added")),
+        *((name, ctypes.c_void_p) for name in ("mean", "scale", "gain", "shift")),
+        *((name, ctypes.c_longlong) for name in ("pitch", "channels")),
+        ("slope", ctypes.c_float),
+    ]
+
+
+def refuses(x: Tensor, residual: Tensor | None, *, slope: float | None) -> str | None:
+    """Why this backend cannot serve the call, or None."""
+    refusal = channels_last.refuses(x, residual, slope=slope)
+    if refusal is not None:
+        return refusal
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return f"it is for float32 on CPUs, and the map is {x.dtype} on {x.device}"
     try:
@@ -25,17 +44,98 @@ def refuses(x: Tensor) -> str | None:
     return None
 
 
-def statistics(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def forward(
+    x: Tensor,
+    residual: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    *,
+    slope: float | None,
+    eps: float,
+    overwrite: bool,
+) -> Tensor:
+    """leaky_relu(norm(x) * gain + shift + residual), lying channels last."""
+    is_affine = gain is not None or shift is not None
+    learns = torch.is_grad_enabled() and any(
+        one is not None and one.requires_grad for one in (x, residual, gain, shift)
+    )
+    overwrite = overwrite and not (is_affine and learns)
+    return _Norm.apply(x, residual, gain, shift, 1.0 if slope is None else slope, eps, overwrite)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        gain: Tensor | None,
+        shift: Tensor | None,
+        slope: float,
+        eps: float,
+        overwrite: bool,
+    ) -> Tensor:
+        y = x if overwrite else torch.empty_like(x)
+        gains, shifts = _affine(x, gain, shift)
+        means, scales = [], []
+        for item, (rows, out) in enumerate(zip(rows_of(x), rows_of(y), strict=True)):
+            mean, scale = _statistics(rows, eps)
+            added = None if residual is None else rows_of(residual)[item]
+            _normalize(rows, added, mean, scale * gains, shifts, slope, out)
+            means.append(mean)
+            scales.append(scale)
+        if overwrite:
+            ctx.mark_dirty(x)
+        ctx.slope = slope
+        kept = (y, None) if gain is None and shift is None else (None, x)
+        ctx.save_for_backward(
+            *kept, residual, gains, shifts, torch.stack(means), torch.stack(scales)
+        )
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        y, x, residual, gains, shifts, means, scales = ctx.saved_tensors
+        grad = as_rows(grads[0])
+        grad_x = torch.empty_like(y if x is None else x)
+        # The gradient behind leaky ReLU is the residual's.
+        grad_residual = None if residual is None else torch.empty_like(grad_x)
+        totals = grad_x.new_zeros((2, grad_x.shape[1]), dtype=torch.float64)
+        for item, (mean, scale) in enumerate(zip(means, scales, strict=True)):
+            result, rows, gradient, added, slopes, behind = (
+                None if one is None else rows_of(one)[item]
+                for one in (y, x, grad, residual, grad_x, grad_residual)
+            )
+            channels = (mean, scale, gains, shifts)
+            pointers = map(address, (result, rows, gradient, added, *channels))
+            given = _Given(*pointers, gradient.stride(0), grad_x.shape[1], ctx.slope)
+            totals += _differentiate(given, slopes, behind, scale * gains)
+        of_shift, of_gain = totals.float()
+        _, _, learns_gain, learns_shift, *_ = ctx.needs_input_grad
+        affine = (of_gain if learns_gain else None, of_shift if learns_shift else None)
+        return grad_x, grad_residual, *affine, None, None, None
+
+
+def _affine(x: Tensor, gain: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+    size = x.shape[1]
+    return (
+        x.new_ones(size) if gain is None else gain.detach().contiguous(),
+        x.new_zeros(size) if shift is None else shift.detach().contiguous(),
+    )
+
+
+def _statistics(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The mean and 1 / sqrt(variance + eps) of each channel, (c)."""
     count, channels = rows.shape
-    size, blocks = _blocks(rows)
+    size, blocks = _blocks(count, channels)
     sums, squares = rows.new_zeros((2, blocks, channels))
 
     def work(begin: int, end: int) -> None:
-        library(SOURCE).statistics(
-            address(rows), *_numbers(count, channels, size, begin, end), address(sums),
-            address(squares),
-        )  # fmt: skip
+        numbers = _numbers(count, channels, size, begin, end)
+        library(SOURCE).statistics(address(rows), *numbers, address(sums), address(squares))
 
     in_threads(blocks, work)
     counts = [min(size, count - first) for first in range(0, count, size)]
@@ -43,72 +143,59 @@ def statistics(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return mean.float(), scale.float()
 
 
-def normalize(
+def _normalize(
     rows: Tensor,
+    added: Tensor | None,
     mean: Tensor,
     scale: Tensor,
-    added: Tensor | None,
-    slope: float | None,
+    shift: Tensor,
+    slope: float,
     out: Tensor,
 ) -> None:
-    """Fill `out` with leaky_relu((rows - mean) * scale + added)."""
     count, channels = rows.shape
 
     def work(begin: int, end: int) -> None:
         library(SOURCE).normalize(
             address(rows), address(added), *_numbers(channels), address(mean), address(scale),
-            _slope(slope), address(out), *_numbers(begin, end),
+            address(shift), ctypes.c_float(slope), address(out), *_numbers(begin, end),
         )  # fmt: skip
 
     in_threads(count, work)
 
 
-def differentiate(
-    y: Tensor,
-    grad: Tensor,
-    grad_x: Tensor,
-    *,
-    added: Tensor | None,
-    behind: Tensor | None,
-    scale: Tensor,
-    slope: float | None,
-) -> None:
-    """Fill `grad_x`, and `behind` with the gradient g of norm(x) + residual.
+def _differentiate(given: _Given, slopes: Tensor, behind: Tensor | None, factor: Tensor) -> Tensor:
+    """Fill `slopes`, and `behind` with the gradient g before leaky ReLU.
 
-    With n = norm(x): grad_x = (g - mean(g) - n mean(g n)) * scale.
+    With n = norm(x): slopes = (g - mean(g) - n mean(g n)) * factor. Returns the sums of g and of
+    g n, (2, c).
     """
-    count, channels = y.shape
-    size, blocks = _blocks(y)
-    sums = y.new_zeros((blocks, 2, channels))
-    given = (address(y), address(grad), *_numbers(grad.stride(0)), address(added), _slope(slope))
+    count, channels = slopes.shape
+    size, blocks = _blocks(count, channels)
+    sums = slopes.new_zeros((blocks, 2, channels))
 
     def add(begin: int, end: int) -> None:
-        library(SOURCE).gradient_sums(
-            *given, *_numbers(count, channels, size, begin, end), address(sums), address(behind)
-        )
+        numbers = _numbers(count, size, begin, end)
+        library(SOURCE).gradient_sums(ctypes.byref(given), *numbers, address(sums), address(behind))
 
     in_threads(blocks, add)
-    shift, along = (sums.double().sum(0) / count).float()
+    totals = sums.double().sum(0)
+    of_sum, of_norm = (totals / count).float()
 
     def work(begin: int, end: int) -> None:
         library(SOURCE).differentiate(
-            *given, *_numbers(channels), address(shift), address(along), address(scale),
-            address(grad_x), *_numbers(begin, end),
+            ctypes.byref(given), address(of_sum), address(of_norm), address(factor),
+            address(slopes), *_numbers(begin, end),
         )  # fmt: skip
 
     in_threads(count, work)
+    return totals
 
 
-def _blocks(rows: Tensor) -> tuple[int, int]:
+def _blocks(count: int, channels: int) -> tuple[int, int]:
     """Rows of a block, and how many blocks there are."""
-    count, channels = rows.shape
     size = max(2, _BLOCK // channels)
     return size, -(-count // size)
 
 
 def _numbers(*numbers: int) -> list[ctypes.c_longlong]:
     return [ctypes.c_longlong(number) for number in numbers]
-
-
-def _slope(slope: float | None) -> ctypes.c_float:
-    return ctypes.c_float(1.0 if slope is None else slope)

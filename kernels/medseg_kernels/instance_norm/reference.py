@@ -4,9 +4,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def forward(x: Tensor, residual: Tensor | None, *, slope: float | None, eps: float) -> Tensor:
-    """leaky_relu(norm(x) + residual), each step a tensor of its own."""
-    y = functional.instance_norm(x, eps=eps)
+def forward(
+    x: Tensor,
+    residual: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    *,
+    slope: float | None,
+    eps: float,
+) -> Tensor:
+    """leaky_relu(norm(x) * gain + shift + residual), each step a tensor of its own."""
+    y = functional.instance_norm(x, weight=gain, bias=shift, eps=eps)
     if residual is not None:
         y = y + residual
     return y if slope is None else functional.leaky_relu(y, slope)
