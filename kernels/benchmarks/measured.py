@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -18,12 +18,17 @@ def seconds(call: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-def kept(call: Callable[[], Tensor]) -> int:
-    """Bytes that autograd holds between the forward and the backward pass of `call`."""
+def kept(call: Callable[[], Tensor], model: nn.Module | None = None) -> int:
+    """Bytes that autograd holds after the forward pass `call`, the parameters of `model` apart."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()} if model else set()
     storages: dict[int, int] = {}
+    held = []  # or the allocator gives an address twice; detached, or a graph would hold itself
 
     def count(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor.detach())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

@@ -1,6 +1,6 @@
 """Swin UNETR here against MONAI's, same weights, same process, in turn.
 
-python kernels/benchmarks/swin_unetr.py [--feature-size 24] [--size 96] [--repeats 3] [--threads 1]
+python kernels/benchmarks/swin_unetr.py [--feature-size 48] [--size 96] [--repeats 1] [--threads 1]
 prints a row of kernels/README.md: processor seconds of each and their ratio.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from machine import machine
+from measured import kept
 from monai.networks.nets.swin_unetr import SwinUNETR as Reference
 from torch import Tensor, nn
 
@@ -32,17 +33,17 @@ def main() -> None:
                 difference = (theirs(image) - ours(image)).abs().max().item()
             forward = _in_turn(options.repeats, lambda m, x=image: _forward(m, x), theirs, ours)
             print(_row(f"f{feature_size} {size}^3 forward", forward, None, difference))
-            kept = [_kept(model, image) for model in (theirs, ours)]
+            held = [kept(lambda m=m, x=image: m(x), m) / 2**30 for m in (theirs, ours)]
             training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), theirs, ours)
             name = f"f{feature_size} {size}^3 forward + backward"
-            print(_row(name, training, kept, difference), flush=True)
+            print(_row(name, training, held, difference), flush=True)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--feature-size", type=int, nargs="+", default=[24])
-    parser.add_argument("--size", type=int, nargs="+", default=[64, 96])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--feature-size", type=int, nargs="+", default=[48])
+    parser.add_argument("--size", type=int, nargs="+", default=[96])
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -77,27 +78,9 @@ def _in_turn(repeats: int, run: Callable, *models: nn.Module) -> list[float]:
     return [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
 
 
-def _kept(model: nn.Module, image: Tensor) -> float:
-    """GiB that autograd keeps between forward and backward, parameters not counted."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen: dict[int, int] = {}
-    held = []  # or the allocator gives an address twice; detached, or a graph would hold itself
-
-    def note(tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-            held.append(tensor.detach())
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
-        output = model(image)
-    del output
-    return sum(seen.values()) / 2**30
-
-
-def _row(name: str, seconds: list[float], kept: list[float] | None, difference: float) -> str:
+def _row(name: str, seconds: list[float], held: list[float] | None, difference: float) -> str:
     theirs, ours = seconds
-    memory = ["", ""] if kept is None else [f"{gib:.2f} GiB" for gib in kept]
+    memory = ["", ""] if held is None else [f"{gib:.2f} GiB" for gib in held]
     times = [f"{theirs:.2f} s", f"{ours:.2f} s", f"x{theirs / ours:.2f}"]
     return "| " + " | ".join([name, *times, *memory, f"{difference:.0e}"]) + " |"
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.models.topology import Axes, Spacing, Topology, topology
+from medseg.nn.drop_in import drop_in
 
 Size = Literal["s", "m", "l"]
 
@@ -150,6 +151,7 @@ class NnUNet(nn.Module):
         if not deep:
             decoder.seg_layers = nn.ModuleList([decoder.seg_layers[-1]])
         _drop_second_names(self)
+        drop_in(self)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.nn.dimensions import CONVOLUTIONS, INSTANCE_NORMS
+from medseg.nn.drop_in import InstanceNorm3d
 from medseg.nn.hybrid_form import HybridForm
 
 Sides = Sequence[int]
@@ -152,9 +153,15 @@ class PlannedResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b d ..."]:
         """The block's output."""
-        hidden = functional.leaky_relu(self.norm1(self.conv1(x)), _SLOPE)
-        hidden = self.norm2(self.conv2(hidden))
-        return functional.leaky_relu(hidden + self.shortcut(x), _SLOPE)
+        hidden = _rectified(self.norm1, self.conv1(x), None)
+        return _rectified(self.norm2, self.conv2(hidden), self.shortcut(x))
+
+
+def _rectified(norm: nn.Module, x: Tensor, residual: Tensor | None) -> Tensor:
+    if isinstance(norm, InstanceNorm3d):
+        return norm(x, residual, _SLOPE)
+    y = norm(x)
+    return functional.leaky_relu(y if residual is None else y + residual, _SLOPE)
 
 
 def residual_mixer(form: HybridForm, stage: int) -> PlannedResidualBlock:

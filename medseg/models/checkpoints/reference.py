@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.models.checkpoints.filling import Loaded
+from medseg.nn.kernels import choose_kernels
 
 _HERE = "medseg.models.checkpoints"
 MODULES: Mapping[str, str] = {
@@ -99,7 +100,7 @@ def reference(model: str) -> Reference:
 
 
 def compare(fixture: Fixture) -> Parity:
-    """Our network, or part of it, on the fixture's weights and inputs.
+    """Our network, or part of it, on the fixture's weights and inputs, in torch's own operations.
 
     Raises:
         InputFault: E_CHECKPOINT where weights do not fit, E_FIXTURE where outputs do not.
@@ -112,6 +113,7 @@ def compare(fixture: Fixture) -> Parity:
         )
     unit = units[fixture.unit]
     module = unit.build(fixture.settings).eval()
+    choose_kernels(module, "reference")
     loaded = unit.load(module, fixture.weights)
     with torch.no_grad():
         outputs = unit.run(module, fixture.inputs)

@@ -1,0 +1,174 @@
+"""Neighborhood attention: time and memory of each form, and of a mask over all pairs of tokens.
+
+python kernels/benchmarks/neighborhood_attention.py [--size 24] [--windows 7 5] [--heads 4]
+[--channels 16] [--threads 1] [--device cpu] prints rows of kernels/README.md. On the CPU processor
+time; with --device cuda, in bfloat16, CUDA events, and torch.compile of FlexAttention as a further
+peer. The last column is the time over what the products and exponentials of the neighborhoods
+alone would take at this machine's speed. Forms that would need more than --gigabytes are left out.
+NATTEN is no peer here: since 0.20 it has no CPU kernels, and it has no relative-position table.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from machine import machine
+from measured import kept
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_kernels.neighborhood_attention import neighborhood_attention
+from medseg_kernels.neighborhood_attention.reference import neighbors
+
+Form = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=24)
+    parser.add_argument("--windows", type=int, nargs="+", default=[7, 5])
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gigabytes", type=float, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    shape = (1, *[options.size] * 3, 3 * options.heads * options.channels)
+    torch.manual_seed(0)
+    qkv = torch.randn(shape, dtype=dtype, device=options.device)
+    print(machine())
+    print("| window, form | forward | forward + backward | kept | difference | x the bound |")
+    print("|---|---|---|---|---|---|")
+    for window in options.windows:
+        bound = _bound(qkv, window, options.heads)
+        forms = _forms(qkv, window, options)
+        forward = _in_turn(options.repeats, [partial(_forward, f, qkv) for f in forms.values()])
+        train = _in_turn(options.repeats, [partial(_train, f, qkv) for f in forms.values()])
+        with torch.no_grad():
+            exact = next(iter(forms.values()))(qkv)
+        for (name, form), short, long in zip(forms.items(), forward, train, strict=True):
+            with torch.no_grad():
+                difference = (form(qkv) - exact).abs().max().item()
+            held = kept(lambda form=form: form(qkv.detach().requires_grad_())) / 2**20
+            row = [f"{window}^3 {name}", f"{short:.1f} ms", f"{long:.1f} ms", f"{held:.0f} MiB"]
+            print("| " + " | ".join([*row, f"{difference:.0e}", f"{short / bound:.1f}"]) + " |")
+
+
+def _forms(qkv: Tensor, window: int, options: argparse.Namespace) -> dict[str, Form]:
+    """The forms and the bytes that each holds, smallest first."""
+    heads, tokens = options.heads, options.size**3
+    given = {"heads": heads, "window": (window,) * 3}
+    fast = "tiled" if qkv.device.type == "cpu" else "triton"
+    forms: dict[str, Form] = {fast: partial(neighborhood_attention, backend=fast, **given)}
+    if fast == "triton":
+        forms["tiled"] = partial(neighborhood_attention, backend="tiled", **given)
+        forms["FlexAttention, compiled"] = _flex(qkv, window, heads)
+    gathered = 4 * tokens * window**3 * heads * options.channels * qkv.itemsize
+    if gathered <= options.gigabytes * 2**30:
+        forms["reference"] = partial(neighborhood_attention, backend="reference", **given)
+    if 2 * tokens**2 * qkv.itemsize <= options.gigabytes * 2**30:
+        forms["SDPA with a mask"] = _masked(qkv, window, heads)
+    return forms
+
+
+def _masked(qkv: Tensor, window: int, heads: int) -> Form:
+    """All pairs of tokens, with a bias of minus infinity where they are no neighbors."""
+    _, i, j, k, _ = qkv.shape
+    one = torch.zeros(i, i, dtype=torch.bool).scatter_(1, neighbors(i, window, 1), value=True)
+    near = torch.einsum("ad,be,cf->abcdef", *[one.float()] * 3).reshape(i * j * k, -1) > 0
+    bias = torch.zeros(near.shape, dtype=qkv.dtype).masked_fill_(~near, -torch.inf)
+    bias = bias.to(qkv.device)
+
+    def form(qkv: Tensor) -> Tensor:
+        query, key, value = _split(qkv, heads)
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return _joined(out, qkv)
+
+    return form
+
+
+def _flex(qkv: Tensor, window: int, heads: int) -> Form:
+    from torch.nn.attention import flex_attention as flex  # noqa: PLC0415
+
+    size = qkv.shape[1]
+    tokens = size**3
+
+    def near(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        found = torch.ones_like(q, dtype=torch.bool)
+        for step in (size * size, size, 1):
+            place, other = q // step % size, k // step % size
+            start = (place - window // 2).clamp(0, size - window)
+            found = found & (other >= start) & (other < start + window)
+        return found
+
+    mask = flex.create_block_mask(near, None, None, tokens, tokens, device=str(qkv.device))
+    attend = torch.compile(flex.flex_attention, fullgraph=True)
+
+    def form(qkv: Tensor) -> Tensor:
+        return _joined(attend(*_split(qkv, heads), block_mask=mask), qkv)
+
+    return form
+
+
+def _split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = qkv.flatten(1, 3).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def _joined(out: Tensor, qkv: Tensor) -> Tensor:
+    return out.transpose(1, 2).reshape(*qkv.shape[:4], -1)
+
+
+def _forward(form: Form, qkv: Tensor) -> None:
+    with torch.no_grad():
+        form(qkv)
+
+
+def _train(form: Form, qkv: Tensor) -> None:
+    form(qkv.detach().requires_grad_()).sum().backward()
+
+
+def _in_turn(repeats: int, runs: list[Callable[[], object]]) -> list[float]:
+    """Median milliseconds of each; the first round only warms up."""
+    clock = _device_time if torch.cuda.is_available() else _processor_time
+    rounds = [[clock(run) for run in runs] for _ in range(repeats + 1)]
+    return [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
+
+
+def _processor_time(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return 1e3 * (time.process_time() - start)
+
+
+def _device_time(run: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def _bound(qkv: Tensor, window: int, heads: int) -> float:
+    """Milliseconds of the forward pass at the speed of large products, exponentials and copies."""
+    a = torch.randn(4096 if qkv.is_cuda else 1024, 1024, dtype=qkv.dtype, device=qkv.device)
+    b = torch.randn(1024, 1024, dtype=qkv.dtype, device=qkv.device)
+    numbers = torch.randn(2**18, dtype=torch.float32, device=qkv.device).neg_()
+    pairs = qkv.shape[1:4].numel() * window**3
+    products, powers, copy = _in_turn(3, [lambda: a @ b, numbers.exp, qkv.clone])
+    flops = 4 * pairs * qkv.shape[-1] // 3
+    multiplied = products * flops / (2 * a.numel() * 1024)
+    raised = powers * pairs * heads / numbers.numel()
+    moved = copy * (4 / 3) / 2  # qkv is read and the output written
+    return multiplied + raised + moved if not qkv.is_cuda else max(multiplied, raised, moved)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Whole networks with the fast kernels and in torch's own operations, same weights, in turn.
+
+python kernels/benchmarks/networks.py [NAME ...]
+prints rows of kernels/README.md: processor seconds of one thread, and what autograd holds between
+the forward and the backward pass, parameters not counted.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from machine import machine
+from measured import kept, seconds
+from torch import Tensor, nn
+
+from medseg.models.d_former import DFormer
+from medseg.models.nnunet import residual_unet
+from medseg.models.seg_mamba import SegMamba
+from medseg.models.xlstm_unet import XLSTMUNet
+from medseg.nn.kernels import choose_kernels
+
+
+def _residual_unet(patch: tuple[int, int, int]) -> nn.Module:
+    return residual_unet(
+        in_channels=1,
+        out_channels=4,
+        patch_size=patch,
+        spacing_mm=(1, 1, 1),
+        deep_supervision=False,
+    )
+
+
+def _xlstm_unet(patch: tuple[int, int, int]) -> nn.Module:
+    return XLSTMUNet(
+        in_channels=1,
+        out_channels=4,
+        patch_size=patch,
+        spacing_mm=(1, 1, 1),
+        deep_supervision=False,
+    )
+
+
+# What is built, and the size of its input.
+NETWORKS: dict[str, tuple[Callable[[tuple[int, int, int]], nn.Module], tuple[int, int, int]]] = {
+    "nnunet_resenc": (_residual_unet, (96, 96, 96)),
+    "xlstm_unet": (_xlstm_unet, (64, 64, 64)),
+    "d_former": (
+        lambda _: DFormer(in_channels=1, out_channels=14, deep_supervision=False),
+        (32, 128, 128),
+    ),
+    "seg_mamba": (lambda _: SegMamba(in_channels=1, out_channels=4), (64, 64, 64)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(NETWORKS))
+    names = parser.parse_args().names
+    torch.set_num_threads(1)
+    print(machine())
+    print(
+        "| network | reference | fast | ratio | reference kept | fast kept | largest difference |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name in names:
+        make, size = NETWORKS[name]
+        model, image = make(size), torch.randn(1, 1, *size)
+        for row in _rows(f"{name} {'x'.join(map(str, size))}", model, image):
+            print(row, flush=True)
+
+
+def _rows(name: str, model: nn.Module, image: Tensor) -> list[str]:
+    forward, training, held, outputs = [], [], [], []
+    for kernels in ("reference", "fast"):
+        choose_kernels(model, kernels)
+        with torch.no_grad():
+            outputs.append(model.eval()(image))
+            forward.append(seconds(lambda: model(image)))
+        training.append(seconds(lambda: _train(model, image)))
+        held.append(f"{kept(lambda: model(image), model) / 2**30:.2f} GiB")
+    apart = (outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()
+    return [
+        _row(f"{name} forward", forward, ["", ""], apart.item()),
+        _row(f"{name} forward + backward", training, held, apart.item()),
+    ]
+
+
+def _train(model: nn.Module, image: Tensor) -> None:
+    model.zero_grad(set_to_none=True)
+    model(image).square().mean().backward()
+
+
+def _row(name: str, seconds: list[float], held: list[str], apart: float) -> str:
+    theirs, ours = seconds
+    times = [f"{theirs:.2f} s", f"{ours:.2f} s", f"x{theirs / ours:.2f}"]
+    return "| " + " | ".join([name, *times, *held, f"{apart:.0e}"]) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""torch's layers, with the fast kernels where these serve; names and shapes of weights stay."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.nn.kernels import Kernels
+from medseg_kernels.convolution import convolution
+from medseg_kernels.convolution import refuses as refuses_convolution
+from medseg_kernels.instance_norm import instance_norm
+from medseg_kernels.instance_norm import refuses as refuses_norm
+
+
+class Conv3d(nn.Conv3d):
+    """A convolution; with step 1 and of the same size it may come out channels last."""
+
+    kernels: Kernels = "fast"
+
+    def forward(self, input: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:  # noqa: A002
+        """The convolved map."""
+        fast = self.kernels == "fast" and self._keeps_size()
+        if fast and refuses_convolution(input, self.weight) is None:
+            return convolution(input, self.weight, self.bias)
+        return super().forward(input)
+
+    def _keeps_size(self) -> bool:
+        same = tuple(side // 2 for side in self.kernel_size)
+        return (
+            self.padding == same
+            and self.padding_mode == "zeros"
+            and all(side % 2 for side in self.kernel_size)
+            and {*self.stride, *self.dilation, self.groups} == {1}
+        )
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """Instance norm, and in the same pass a sum and leaky ReLU."""
+
+    kernels: Kernels = "fast"
+
+    def forward(
+        self,
+        input: Float[Tensor, "b c i j k"],  # noqa: A002
+        residual: Float[Tensor, "b c i j k"] | None = None,
+        slope: float | None = None,
+    ) -> Float[Tensor, "b c i j k"]:
+        """leaky_relu(norm(input) + residual)."""
+        if self.kernels == "fast" and not self.track_running_stats:
+            affine, backend = self.weight is not None, "compiled"
+            if refuses_norm(input, residual, slope=slope, affine=affine, backend=backend) is None:
+                return instance_norm(
+                    input,
+                    gain=self.weight,
+                    shift=self.bias,
+                    residual=residual,
+                    slope=slope,
+                    eps=self.eps,
+                    overwrite=False,
+                    backend=backend,
+                )
+        y = super().forward(input)
+        if residual is not None:
+            y = y + residual
+        return y if slope is None else functional.leaky_relu(y, slope)
+
+
+def drop_in(network: nn.Module) -> None:
+    """Make torch's own layers of `network` those of this module, in place."""
+    for module in network.modules():
+        for ours in (Conv3d, InstanceNorm3d):
+            if type(module) is ours.__base__:
+                module.__class__ = ours
