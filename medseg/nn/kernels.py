@@ -1,6 +1,6 @@
 """The choice of kernels, for a block and for a whole network."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -9,12 +9,18 @@ if TYPE_CHECKING:
 Kernels = Literal["fast", "reference"]
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A block that has the choice."""
+
+    kernels: Kernels
+
+
 def choose_kernels(model: "nn.Module", kernels: Kernels) -> None:
     """Let every block of `model` that has a choice take the fast kernels, or torch's own.
 
-    A block has it that has an attribute `kernels`. The results are the same up to rounding; torch's
-    own can be exported to other formats.
+    The results are the same up to rounding; torch's own can be exported to other formats.
     """
     for module in model.modules():
-        if hasattr(module, "kernels"):
+        if isinstance(module, Choosing):
             module.kernels = kernels

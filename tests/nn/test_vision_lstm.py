@@ -78,7 +78,8 @@ def test_gates_far_out_are_the_same_in_bf16() -> None:
 def test_a_run_that_diverges_stays_finite(precision: torch.dtype) -> None:
     """At such a rate weights grow without end, and gates with them."""
     losses = _run(precision, rate=0.05, steps=250)
-    assert losses[-1] > 10 * losses[0]
+    # Where it lands in the end is up to the last bit of each product, so up to the machine.
+    assert max(losses) > 100 * losses[0]
 
 
 def _run(precision: torch.dtype, *, rate: float, steps: int) -> list[float]:

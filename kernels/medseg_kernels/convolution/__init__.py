@@ -52,6 +52,7 @@ def convolution(
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:
     """Why "split" cannot serve the call, or None."""
-    if torch.is_autocast_enabled(x.device.type):
+    # torch does not tell of autocast for every type of device, meta among them.
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return "under autocast torch multiplies in half precision"
     return split.refuses(x, weight)

@@ -105,9 +105,10 @@ class _Norm(torch.autograd.Function):
         grad_residual = None if residual is None else torch.empty_like(grad_x)
         totals = grad_x.new_zeros((2, grad_x.shape[1]), dtype=torch.float64)
         for item, (mean, scale) in enumerate(zip(means, scales, strict=True)):
-            result, rows, gradient, added, slopes, behind = (
+            gradient, slopes = rows_of(grad)[item], rows_of(grad_x)[item]
+            result, rows, added, behind = (
                 None if one is None else rows_of(one)[item]
-                for one in (y, x, grad, residual, grad_x, grad_residual)
+                for one in (y, x, residual, grad_residual)
             )
             channels = (mean, scale, gains, shifts)
             pointers = map(address, (result, rows, gradient, added, *channels))
