@@ -25,8 +25,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from medseg.models.catalog import CATALOG
 
     if args.name is None:
-        columns = ("name", "network", "M weights", "GMAC", "at", "code", "held to", "paper")
-        terminal.table("", columns, [_row(one) for one in CATALOG])
+        columns = ("name", "network", "M weights", "GMAC", "at")
+        terminal.table(
+            "What each costs with its defaults", columns, [_costs(one) for one in CATALOG]
+        )
+        origins = [(one.name, one.parity, one.source, one.paper) for one in CATALOG]
+        terminal.table("What tests hold each to", ("name", "held to", "code", "paper"), origins)
         return 0
     from medseg.recipe.models import settings_of_network
 
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def _row(entry: "ModelEntry") -> tuple[str, ...]:
+def _costs(entry: "ModelEntry") -> tuple[str, ...]:
     """A network with its defaults, at its example's input: channels x i x j x k to classes."""
     example = entry.example
     size = "x".join(map(str, (example.in_channels, *example.patch_size)))
@@ -56,7 +60,4 @@ def _row(entry: "ModelEntry") -> tuple[str, ...]:
         f"{example.parameters / 1e6:.1f}",
         f"{example.gmacs:.1f}",
         f"{size} to {example.out_channels}",
-        entry.source,
-        entry.parity,
-        entry.paper,
     )

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from rich.text import Text
 from medseg.progress import Listener, Progress
 
 SECONDS_BETWEEN_LINES = 10.0
+LONGEST_NAME = 40
 # The stage that counts whole cases; others then are those of the case at hand.
 OVERALL = "cases"
 
@@ -59,14 +60,19 @@ class Terminal:
             self._err.print(f"medseg: {text}", markup=False)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; text left, numbers right."""
+        """A table; text left, numbers right; names in the first column stay in one piece."""
         if self._as_json:
             _print_json({"table": title, "columns": list(columns), "rows": [list(r) for r in rows]})
             return
         table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
         for place, column in enumerate(columns):
             numbers = bool(rows) and all(_is_number(row[place]) for row in rows)
-            table.add_column(column, justify="right" if numbers else "left")
+            table.add_column(
+                column,
+                justify="right" if numbers else "left",
+                overflow="fold",
+                min_width=None if place else _longest(row[0] for row in rows),
+            )
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
@@ -193,6 +199,11 @@ def _print_event(event: Progress) -> None:
 def _print_json(data: dict) -> None:
     sys.stdout.write(json.dumps(data) + "\n")
     sys.stdout.flush()
+
+
+def _longest(names: Iterable[str]) -> int:
+    """The width of a column of names; a path may be folded."""
+    return min(LONGEST_NAME, max(map(len, names), default=0))
 
 
 def _is_number(text: str) -> bool:

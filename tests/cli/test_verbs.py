@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from medseg.cli import main
+from medseg.shipped import shipped_files
 
 Arguments = Callable[..., list[str]]
 
@@ -122,3 +123,12 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["columns"][0] == "name"
+
+
+def test_names_of_a_table_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal is 80 columns wide here, and the table of recipes wider."""
+    assert main(["recipes"]) == 0
+    told = capsys.readouterr().out
+    names = [path.stem for path in shipped_files("recipes")]
+    assert len(names) > 20
+    assert [name for name in names if f"{name} " not in told] == []
