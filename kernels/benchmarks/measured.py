@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,39 @@ def seconds(call: Callable[[], object]) -> float:
         call()
         times.append(time.process_time() - start)
     return statistics.median(times[1:])
+
+
+def in_turn(
+    calls: Sequence[Callable[[], object]], *, repeats: int, device: str = "cpu"
+) -> list[list[float]]:
+    """Milliseconds of each call, a list of `repeats` each; one round before only warms up.
+
+    Processor time, or on a CUDA device the time between two of its events. What the rest of the
+    machine does falls on all calls of a round alike, so ratios are to be taken within rounds.
+    """
+    clock = _processor_ms if device == "cpu" else _device_ms
+    rounds = [[clock(call) for call in calls] for _ in range(repeats + 1)]
+    return [list(column) for column in zip(*rounds[1:], strict=True)]
+
+
+def ratio(times: list[float], to: list[float]) -> float:
+    """The median over rounds of how many times longer a call takes than another."""
+    return statistics.median(one / other for one, other in zip(times, to, strict=True))
+
+
+def _processor_ms(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return 1e3 * (time.process_time() - start)
+
+
+def _device_ms(call: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
 
 
 def kept(call: Callable[[], Tensor], model: nn.Module | None = None) -> int:

@@ -1,22 +1,22 @@
 """Neighborhood attention: time and memory of each form, and of a mask over all pairs of tokens.
 
 python kernels/benchmarks/neighborhood_attention.py [--size 24] [--windows 7 5] [--heads 4]
-[--channels 16] [--threads 1] [--device cpu] prints rows of kernels/README.md. On the CPU processor
-time; with --device cuda, in bfloat16, CUDA events, and torch.compile of FlexAttention as a further
-peer. The last column is the time over what the products and exponentials of the neighborhoods
-alone would take at this machine's speed. Forms that would need more than --gigabytes are left out.
-NATTEN is no peer here: since 0.20 it has no CPU kernels, and it has no relative-position table.
+[--channels 16] [--threads 1] [--device cpu] prints rows of kernels/README.md. Forms take turns, and
+a ratio is the median over rounds. On the CPU processor time; with --device cuda, in bfloat16, CUDA
+events, and torch.compile of FlexAttention as a further peer. The last column is the time over what
+the products and exponentials of the neighborhoods alone would take at this machine's speed. Forms
+that would need more than --gigabytes are left out. NATTEN is no peer here: since 0.20 it has no CPU
+kernels, and it has no relative-position table.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from machine import machine
-from measured import kept
+from measured import in_turn, kept, ratio
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,6 +27,42 @@ Form = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    shape = (1, *[options.size] * 3, 3 * options.heads * options.channels)
+    torch.manual_seed(0)
+    qkv = torch.randn(shape, dtype=dtype, device=options.device)
+    print(machine())
+    print(
+        "| window, form | forward | times the first | forward + backward | times the first | kept "
+        "| difference | x the bound |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for window in options.windows:
+        for row in _rows(qkv, window, options):
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+def _rows(qkv: Tensor, window: int, options: argparse.Namespace) -> Iterator[list[str]]:
+    forms, bound = _forms(qkv, window, options), _bound(qkv, window, options)
+    with torch.no_grad():
+        outputs = [form(qkv) for form in forms.values()]
+    given = {"repeats": options.repeats, "device": options.device}
+    forward = in_turn([partial(_forward, form, qkv) for form in forms.values()], **given)
+    train = in_turn([partial(_train, form, qkv) for form in forms.values()], **given)
+    for number, (name, form) in enumerate(forms.items()):
+        row = [f"{window}^3 {name}"]
+        for times in (forward, train):
+            own = times[number]
+            row += [f"{statistics.median(own):.0f} ms", f"x{ratio(own, times[0]):.1f}"]
+        held = kept(lambda form=form: form(qkv.detach().requires_grad_())) / 2**20
+        difference = (outputs[number] - outputs[0]).abs().max().item()
+        over = statistics.median(forward[number]) / bound
+        yield [*row, f"{held:.0f} MiB", f"{difference:.0e}", f"{over:.1f}"]
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=24)
     parser.add_argument("--windows", type=int, nargs="+", default=[7, 5])
@@ -34,34 +70,13 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gigabytes", type=float, default=4)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
-    shape = (1, *[options.size] * 3, 3 * options.heads * options.channels)
-    torch.manual_seed(0)
-    qkv = torch.randn(shape, dtype=dtype, device=options.device)
-    print(machine())
-    print("| window, form | forward | forward + backward | kept | difference | x the bound |")
-    print("|---|---|---|---|---|---|")
-    for window in options.windows:
-        bound = _bound(qkv, window, options.heads)
-        forms = _forms(qkv, window, options)
-        forward = _in_turn(options.repeats, [partial(_forward, f, qkv) for f in forms.values()])
-        train = _in_turn(options.repeats, [partial(_train, f, qkv) for f in forms.values()])
-        with torch.no_grad():
-            exact = next(iter(forms.values()))(qkv)
-        for (name, form), short, long in zip(forms.items(), forward, train, strict=True):
-            with torch.no_grad():
-                difference = (form(qkv) - exact).abs().max().item()
-            held = kept(lambda form=form: form(qkv.detach().requires_grad_())) / 2**20
-            row = [f"{window}^3 {name}", f"{short:.1f} ms", f"{long:.1f} ms", f"{held:.0f} MiB"]
-            print("| " + " | ".join([*row, f"{difference:.0e}", f"{short / bound:.1f}"]) + " |")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    return parser.parse_args()
 
 
 def _forms(qkv: Tensor, window: int, options: argparse.Namespace) -> dict[str, Form]:
-    """The forms and the bytes that each holds, smallest first."""
+    """The fast form first; those that need too much memory are left out."""
     heads, tokens = options.heads, options.size**3
     given = {"heads": heads, "window": (window,) * 3}
     fast = "tiled" if qkv.device.type == "cpu" else "triton"
@@ -134,38 +149,19 @@ def _train(form: Form, qkv: Tensor) -> None:
     form(qkv.detach().requires_grad_()).sum().backward()
 
 
-def _in_turn(repeats: int, runs: list[Callable[[], object]]) -> list[float]:
-    """Median milliseconds of each; the first round only warms up."""
-    clock = _device_time if torch.cuda.is_available() else _processor_time
-    rounds = [[clock(run) for run in runs] for _ in range(repeats + 1)]
-    return [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
-
-
-def _processor_time(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return 1e3 * (time.process_time() - start)
-
-
-def _device_time(run: Callable[[], object]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
-
-
-def _bound(qkv: Tensor, window: int, heads: int) -> float:
+def _bound(qkv: Tensor, window: int, options: argparse.Namespace) -> float:
     """Milliseconds of the forward pass at the speed of large products, exponentials and copies."""
     a = torch.randn(4096 if qkv.is_cuda else 1024, 1024, dtype=qkv.dtype, device=qkv.device)
     b = torch.randn(1024, 1024, dtype=qkv.dtype, device=qkv.device)
     numbers = torch.randn(2**18, dtype=torch.float32, device=qkv.device).neg_()
     pairs = qkv.shape[1:4].numel() * window**3
-    products, powers, copy = _in_turn(3, [lambda: a @ b, numbers.exp, qkv.clone])
+    calls = [lambda: a @ b, numbers.exp, qkv.clone]
+    products, powers, copy = map(
+        statistics.median, in_turn(calls, repeats=5, device=options.device)
+    )
     flops = 4 * pairs * qkv.shape[-1] // 3
     multiplied = products * flops / (2 * a.numel() * 1024)
-    raised = powers * pairs * heads / numbers.numel()
+    raised = powers * pairs * options.heads / numbers.numel()
     moved = copy * (4 / 3) / 2  # qkv is read and the output written
     return multiplied + raised + moved if not qkv.is_cuda else max(multiplied, raised, moved)
 
