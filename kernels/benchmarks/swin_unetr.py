@@ -1,13 +1,15 @@
 """Swin UNETR here against MONAI's, same weights, same process, in turn.
 
 python kernels/benchmarks/swin_unetr.py [--feature-size 48] [--size 96] [--repeats 1] [--threads 1]
-prints a row of kernels/README.md: processor seconds of each and their ratio.
+prints a row of kernels/README.md: processor seconds of each and their ratio. Ours runs as it does
+in training, where freed memory stays with the process; with --reuse MONAI's does too.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from machine import machine
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from medseg.models.checkpoints.monai_swin_unetr import load_monai
 from medseg.models.swin_unetr import SwinUNETR
+from medseg.nn.memory import reused_memory
 
 
 def main() -> None:
@@ -31,10 +34,11 @@ def main() -> None:
             image = torch.randn(1, 1, size, size, size)
             with torch.no_grad():
                 difference = (theirs(image) - ours(image)).abs().max().item()
-            forward = _in_turn(options.repeats, lambda m, x=image: _forward(m, x), theirs, ours)
+            around = {theirs: reused_memory if options.reuse else nullcontext, ours: reused_memory}
+            forward = _in_turn(options.repeats, lambda m, x=image: _forward(m, x), around)
             print(_row(f"f{feature_size} {size}^3 forward", forward, None, difference))
             held = [kept(lambda m=m, x=image: m(x), m) / 2**30 for m in (theirs, ours)]
-            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), theirs, ours)
+            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), around)
             name = f"f{feature_size} {size}^3 forward + backward"
             print(_row(name, training, held, difference), flush=True)
 
@@ -45,6 +49,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs="+", default=[96])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--reuse", action="store_true", help="MONAI's with freed memory kept too")
     return parser.parse_args()
 
 
@@ -65,17 +70,21 @@ def _train(model: nn.Module, image: Tensor) -> None:
     model(image).square().mean().backward()
 
 
-def _in_turn(repeats: int, run: Callable, *models: nn.Module) -> list[float]:
-    """Median processor seconds of each model; the first round only warms up."""
+def _in_turn(
+    repeats: int, run: Callable, around: dict[nn.Module, Callable[[], AbstractContextManager]]
+) -> list[float]:
+    """Median processor seconds of each model, run twice in its context: the first is to warm up."""
     rounds = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         seconds = []
-        for model in models:
-            start = time.process_time()
-            run(model)
-            seconds.append(time.process_time() - start)
+        for model, context in around.items():
+            with context():
+                run(model)
+                start = time.process_time()
+                run(model)
+                seconds.append(time.process_time() - start)
         rounds.append(seconds)
-    return [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def _row(name: str, seconds: list[float], held: list[float] | None, difference: float) -> str:

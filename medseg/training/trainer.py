@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from medseg.fault import InputFault
+from medseg.nn.memory import reused_memory
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 
@@ -52,7 +53,8 @@ def run_trainer(
             default_root_dir=folder,
         )
         try:
-            trainer.fit(module, datamodule=data)
+            with reused_memory():
+                trainer.fit(module, datamodule=data)
         except SystemExit as stop:
             if isinstance(stop, SIGTERMException) or isinstance(
                 stop.__context__, KeyboardInterrupt

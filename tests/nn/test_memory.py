@@ -1,0 +1,38 @@
+"""Freed memory is used again, and given back in the end."""
+
+import ctypes
+import resource
+
+import pytest
+import torch
+
+from medseg.inference.memory import resident
+from medseg.nn.memory import reused_memory
+
+BYTES = 64 << 20
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
+)
+
+
+def _faults() -> int:
+    """Pages that a large block costs when it is taken, written and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(BYTES, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_blocks_are_soon_found_in_what_was_freed() -> None:
+    with reused_memory():
+        for _ in range(8):  # small things may come to lie between the first ones
+            _faults()
+        assert _faults() < 100
+
+
+def test_in_the_end_all_is_given_back_and_the_system_asked_again() -> None:
+    with reused_memory():
+        _faults()
+        held = resident()
+    assert resident() <= held - BYTES // 2
+    assert _faults() + _faults() > 16  # a fault may bring a page of 2 MB
