@@ -191,7 +191,7 @@ def test_no_memory_is_read_before_it_is_written(monkeypatch) -> None:
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_operators_keep_the_promises_of_torch_library(padded) -> None:
     inputs = _inputs((5, 4, 3), (2, 2, 2), padded=padded, tabled=True)
-    arguments = (*inputs.values(), HEADS, (2, 2, 2), (1, 0, 1), (1, 1, 1), False)
+    arguments = (*inputs.values(), HEADS, (2, 2, 2), (1, 0, 1), (1, 1, 1), False, "grouped")
     torch.library.opcheck(torch.ops.medseg.window_attention.default, arguments)
 
 

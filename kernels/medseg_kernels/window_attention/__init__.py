@@ -1,16 +1,18 @@
 """Attention inside the groups of a 3D token grid: windows, shifted windows, dilated groups."""
 
 import logging
+import math
 from typing import Literal
 
 from torch import Tensor
 
-from medseg_kernels.window_attention import grouped, reference
+from medseg_kernels import gpu
+from medseg_kernels.window_attention import operator, reference
 from medseg_kernels.window_attention.request import Request, Triple
 
-__all__ = ["Backend", "window_attention"]
+__all__ = ["Backend", "refuses", "window_attention"]
 
-Backend = Literal["grouped", "reference"]
+Backend = Literal["triton", "grouped", "reference"]
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +51,48 @@ def window_attention(
     """
     request = Request(heads, window, shift, dilation, prefix=position == "prefix")
     _check(qkv, table, padding, request)
-    for name, refusal in (("grouped", grouped.refuses(qkv, dropout=dropout)), ("reference", None)):
-        if backend not in (None, name):
-            continue
+    name = _chosen(qkv, request, dropout, backend)
+    if name == "reference":
+        return reference.forward(qkv, table, padding, request=request, dropout=dropout)
+    return operator.forward(qkv, table, padding, request=request, backend=name)
+
+
+def refuses(backend: str, qkv: Tensor, *, request: Request, dropout: float = 0.0) -> str | None:
+    """Why a backend cannot serve a call, or None."""
+    if backend == "reference":
+        return None
+    if dropout > 0:
+        return "dropout acts on attention weights, which it never holds"
+    return _triton_refuses(qkv, request) if backend == "triton" else None
+
+
+def _triton_refuses(qkv: Tensor, request: Request) -> str | None:
+    channels = qkv.shape[-1] // (3 * request.heads)
+    if channels > 128:
+        return f"its tiles hold heads of up to 128 channels, not {channels}"
+    if max(request.window) > 512:
+        return f"it counts places in windows of up to 512, not {max(request.window)}"
+    if math.prod(qkv.shape[1:]) >= 2**31:
+        return "it counts the numbers of an item in 32 bits, and there are more"
+    return gpu.refuses(qkv)
+
+
+_BACKENDS: tuple[Backend, ...] = ("triton", "grouped", "reference")
+
+
+def _chosen(qkv: Tensor, request: Request, dropout: float, backend: Backend | None) -> Backend:
+    if backend is not None and backend not in _BACKENDS:
+        raise ValueError(f"window_attention: there is no backend {backend!r}")
+    for name in _BACKENDS if backend is None else (backend,):
+        refusal = refuses(name, qkv, request=request, dropout=dropout)
+        if refusal is None and backend is None and name == "triton" and gpu.interprets():
+            refusal = "its interpreter is for tests, which ask for it by name"
         if refusal is None:
-            break
-        if backend == name:
+            return name
+        if backend is not None:
             raise ValueError(f"window_attention: backend {name!r} refuses: {refusal}")
         log.debug("window_attention: backend %r refuses: %s", name, refusal)
-    else:
-        raise ValueError(f"window_attention: there is no backend {backend!r}")
-    if name == "grouped":
-        return grouped.forward(qkv, table, padding, request=request)
-    return reference.forward(qkv, table, padding, request=request, dropout=dropout)
+    raise AssertionError("the reference refuses nothing")
 
 
 def _check(qkv: Tensor, table: Tensor | None, padding: Tensor | None, request: Request) -> None:

@@ -5,10 +5,9 @@ with one bias a kind of group, and the backward computes the weights again.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,44 +16,19 @@ from torch.nn import functional
 from medseg_kernels.window_attention.groups import Kind, kinds
 from medseg_kernels.window_attention.reference import position_bias
 from medseg_kernels.window_attention.request import Request
+from medseg_kernels.window_attention.table import gradient
 
 # Bytes worked on at a time: half of a core's second-level cache, or plenty for a device.
 _CPU_BYTES, _DEVICE_BYTES = 1 << 20, 1 << 28
-
-
-def refuses(qkv: Tensor, *, dropout: float) -> str | None:
-    """Why this backend cannot serve the call, or None."""
-    if dropout > 0:
-        return "dropout acts on attention weights, which it never holds"
-    if qkv.numel() == 0:
-        return "there are no tokens"
-    return None
 
 
 def forward(
     qkv: Tensor, table: Tensor | None, padding: Tensor | None, *, request: Request
 ) -> Tensor:
     """The attended tokens (b, i, j, k, c)."""
-    r = request
-    padding = None if padding is None else padding.to(qkv.dtype)
-    return _attend(qkv, table, padding, r.heads, r.window, r.shift, r.dilation, r.prefix)
-
-
-@torch.library.custom_op("medseg::window_attention", mutates_args=())
-def _attend(
-    qkv: Tensor,
-    table: Tensor | None,
-    padding: Tensor | None,
-    heads: int,
-    window: Sequence[int],
-    shift: Sequence[int],
-    dilation: Sequence[int],
-    prefix: bool,
-) -> Tensor:
-    request = _request(heads, window, shift, dilation, prefix=prefix)
-    packed, channels = qkv.detach().flatten(1, 3), qkv.shape[-1] // 3
+    heads, packed, channels = request.heads, qkv.detach().flatten(1, 3), qkv.shape[-1] // 3
     out, items = _buffer(packed, channels)
-    size = 3 * channels * math.prod(window)
+    size = 3 * channels * request.tokens
     for part in _parts(qkv, table, padding, request, elements=size):
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
         query, key, value = groups.permute(2, 0, 3, 1, 4)
@@ -65,31 +39,17 @@ def _attend(
     return out.reshape(*qkv.shape[:-1], channels)
 
 
-@_attend.register_fake
-def _attend_fake(
-    qkv: Tensor,
-    table: Tensor | None,  # noqa: ARG001
-    padding: Tensor | None,  # noqa: ARG001
-    *_request: object,
-) -> Tensor:
-    return qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-
-
-@torch.library.custom_op("medseg::window_attention_backward", mutates_args=())
-def _attend_backward(
+def backward(
     grad: Tensor,
     out: Tensor,
     qkv: Tensor,
     table: Tensor | None,
     padding: Tensor | None,
-    heads: int,
-    window: Sequence[int],
-    shift: Sequence[int],
-    dilation: Sequence[int],
-    prefix: bool,
+    *,
+    request: Request,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of qkv, table and padding; empty where there is no such tensor."""
-    request, n = _request(heads, window, shift, dilation, prefix=prefix), math.prod(window)
+    heads, n = request.heads, request.tokens
     packed, packed_grad, attended = (x.detach().flatten(1, 3) for x in (qkv, grad, out))
     exact = torch.promote_types(qkv.dtype, torch.float32)
     slope, items = _buffer(packed, packed.shape[-1])
@@ -104,39 +64,10 @@ def _attend_backward(
         if padding is not None and part.hollow is not None:
             grad_padding += downstream[part.hollow].sum(0, dtype=exact)
         items[part.item].index_copy_(0, part.write, downstream.flatten(0, 1).to(qkv.dtype))
-    return slope.reshape(qkv.shape), _table_gradient(grad_bias, table, request), grad_padding
-
-
-@_attend_backward.register_fake
-def _attend_backward_fake(
-    grad: Tensor,  # noqa: ARG001
-    out: Tensor,  # noqa: ARG001
-    qkv: Tensor,
-    table: Tensor | None,
-    padding: Tensor | None,
-    *_request: object,
-) -> tuple[Tensor, Tensor, Tensor]:
-    exact = torch.promote_types(qkv.dtype, torch.float32)
-    return (
-        qkv.new_empty(qkv.shape),
-        qkv.new_empty(0 if table is None else table.shape, dtype=exact),
-        qkv.new_empty(0 if padding is None else padding.shape, dtype=exact),
-    )
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    qkv, table, padding, *ctx.request = inputs
-    ctx.save_for_backward(output, qkv, table, padding)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    out, qkv, table, padding = ctx.saved_tensors
-    grads = _attend_backward(grad, out, qkv, table, padding, *ctx.request)
-    given = zip(grads, (qkv, table, padding), strict=True)
-    return (*(None if x is None else g.to(x.dtype) for g, x in given), *[None] * 5)
-
-
-_attend.register_autograd(_gradients, setup_context=_keep)
+    of_table = grad_bias.new_empty(0)
+    if table is not None:
+        of_table = gradient(grad_bias, request.extents(table), request)
+    return slope.reshape(qkv.shape), of_table, grad_padding
 
 
 def _groups_backward(
@@ -171,14 +102,6 @@ def _groups_backward(
     return downstream
 
 
-def _table_gradient(grad_bias: Tensor, table: Tensor | None, request: Request) -> Tensor:
-    if table is None:
-        return grad_bias.new_empty(0)
-    entries = _entries(tuple(table.shape[:3]), request, grad_bias.device)
-    flat = grad_bias.new_zeros((math.prod(table.shape[:3]), request.heads))
-    return flat.index_add_(0, entries, grad_bias.flatten(1).t()).view(table.shape)
-
-
 @lru_cache(maxsize=64)
 def _entries(extents: tuple[int, ...], request: Request, device: torch.device) -> Tensor:
     """The row of the flattened table that each pair of tokens reads."""
@@ -201,7 +124,7 @@ class _Part:
         """The tokens (g, n, c) of the groups; padding's row, or zero, where there is none."""
         tokens = rows[self.item].index_select(0, self.read.flatten()).unflatten(0, self.read.shape)
         if self.hollow is not None:
-            tokens[self.hollow] = 0 if padding is None else padding
+            tokens[self.hollow] = 0 if padding is None else padding.to(tokens.dtype)
         return tokens
 
 
@@ -224,7 +147,7 @@ def _parts(
 
 def _bias(table: Tensor, request: Request) -> Tensor:
     """`reference.position_bias` with its index kept, (heads, n, n)."""
-    entries, n = _entries(tuple(table.shape[:3]), request, table.device), math.prod(request.window)
+    entries, n = _entries(tuple(table.shape[:3]), request, table.device), request.tokens
     columns = table.detach().flatten(0, 2).t().contiguous()
     return columns.index_select(1, entries).view(-1, n, n)
 
@@ -254,16 +177,3 @@ def _budget(tensor: Tensor) -> int:
     """How many elements are worked on at a time."""
     size = _CPU_BYTES if tensor.device.type == "cpu" else _DEVICE_BYTES
     return size // torch.promote_types(tensor.dtype, torch.float32).itemsize
-
-
-def _request(
-    heads: int,
-    window: Sequence[int],
-    shift: Sequence[int],
-    dilation: Sequence[int],
-    *,
-    prefix: bool,
-) -> Request:
-    """The request as the operator's schema carries it."""
-    (p, q, r), (s, t, u), (v, w, x) = window, shift, dilation
-    return Request(heads, (p, q, r), (s, t, u), (v, w, x), prefix=prefix)
