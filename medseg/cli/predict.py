@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medseg.inference.settings import WalkSettings
 
 SHA256_SHOWN = 12
-PRECISIONS = ("float32", "bf16", "fp16")
+PRECISIONS = ("float32", "bf16", "fp16", "int8")
 Changes = Mapping[str, Any]
 
 
@@ -119,7 +119,11 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--mirror", metavar="AXES", help="average over mirrored images: all, none, or i,j,k"
     )
     group.add_argument("--folds", metavar="NUMBERS", help="of an ensemble: 0,2, or all (all)")
-    group.add_argument("--precision", choices=PRECISIONS, help="of the arithmetic (float32)")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the arithmetic; int8: convolutions in eight bits on a CPU (float32)",
+    )
     group.add_argument(
         "--rounding",
         choices=("float32", "nnunet"),

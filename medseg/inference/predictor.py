@@ -18,13 +18,14 @@ from medseg.inference.settings import WalkSettings
 from medseg.inference.walk import Walk, gathered
 from medseg.inference.window import Windows
 from medseg.models.shape import ShapePolicy
+from medseg.nn import int8
 from medseg.preprocess.geometry import filled_nonzero
 from medseg.preprocess.record import Preprocessing, Record
 from medseg.preprocess.stage import stage_channels
 from medseg.progress import Listener, silent
 from medseg.volume import LabelVolume, Target, Task, Volume
 
-AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Predictor:
     cascade's first stage, whose labels these networks see as further channels.
 
     Raises:
-        InputFault: weights that are not finite (E_WEIGHTS), or a patch that the network does not
-            take (E_SHAPE).
+        InputFault: weights that are not finite (E_WEIGHTS), a patch that the network does not take
+            (E_SHAPE), or a precision that the device does not have (E_DEVICE).
     """
 
     models: tuple[nn.Module, ...]
@@ -74,6 +75,11 @@ class Predictor:
         refusal = self.shape_policy.refuses(self.task.patch_size) if self.shape_policy else None
         if refusal:
             raise InputFault(f"patch_size {self.task.patch_size}: {refusal}.", code="E_SHAPE")
+        if self.settings.precision == "int8" and (refusal := int8.refuses(self._device)):
+            raise InputFault(
+                f"precision int8: {refusal}. Choose another --precision, or --device cpu.",
+                code="E_DEVICE",
+            )
         for model in self.models:
             refuse_nonfinite_weights(model)
             model.to(self.device).eval()
@@ -186,8 +192,9 @@ class Predictor:
 
     @cached_property
     def _blend(self) -> Blend:
+        eight_bits = self.settings.precision == "int8"
         return blend_of(
-            self.models,
+            [int8.in_int8(model) for model in self.models] if eight_bits else self.models,
             Mirroring(
                 self.settings.mirror_axes,
                 self.task.target.mirrored_channels() if self.settings.swap_sides else (),

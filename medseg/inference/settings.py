@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from medseg.fault import InputFault
 
 WindowRule = Literal["monai", "nnunet"]
-Precision = Literal["float32", "bf16", "fp16"]
+Precision = Literal["float32", "bf16", "fp16", "int8"]
 Sums = Literal["auto", "float32", "float16"]
 Blended = Literal["auto", "logits"]
 
@@ -19,7 +19,8 @@ class WalkSettings:
     overlap). `mirror_axes` (0 i, 1 j, 2 k) are mirrored at test time and averaged; along i, which
     runs from left to right, left and right labels change places unless `swap_sides` is False.
     `batch_size` windows run at a time. `windows` says by whose rule they stand and are weighted.
-    `precision` is that of the network's arithmetic. `max_ram` and `max_vram` are what the process
+    `precision` is that of the network's arithmetic; int8 is for its larger convolutions alone, on
+    a CPU. `max_ram` and `max_vram` are what the process
     may take, in bytes; None is what the machine has free. `sums` is the type of the sums over
     windows (auto: float16 only where float32 does not fit), `blended` what is summed (auto: the
     last layer's input where it is smaller).
