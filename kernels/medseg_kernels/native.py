@@ -1,7 +1,8 @@
 """C sources of this package, compiled once for this machine where it has a compiler.
 
 They are plain C without any header of Python or torch, so a compiler is all that is needed; the
-result is kept in the user's cache under a name that changes with source, compiler and processor.
+result is kept in the user's cache under a name that changes with the source, the headers that lie
+beside it, the compiler and the processor.
 """
 
 import ctypes
@@ -113,7 +114,9 @@ def _fingerprint(source: Path, compiler: str) -> str:
     processor = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.is_file() else ""
     # Clock and load change from one moment to the next; the model and its flags do not.
     fixed = [line for line in processor.splitlines() if line.startswith(("flags", "model"))]
-    parts = (source.read_bytes(), version, " ".join(FLAGS).encode(), "\n".join(fixed).encode())
+    files = (source, *sorted(source.parent.glob("*.h")))
+    told = (version, " ".join(FLAGS).encode(), "\n".join(fixed).encode())
+    parts = (*(file.read_bytes() for file in files), *told)
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

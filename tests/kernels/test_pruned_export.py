@@ -19,6 +19,7 @@ from medseg_kernels.pruned_export import (
     pruned_argmax,
     pruned_regions,
 )
+from medseg_kernels.pruned_export.source import Source
 
 Triple = tuple[int, int, int]
 BACKENDS = ["compiled", "pruned"]
@@ -241,6 +242,6 @@ def test_a_compiler_that_fails_is_asked_once(
     monkeypatch.setattr(native, "_compile", failing)
     native.forget()
     for _ in range(3):
-        assert compiled.refuses(torch.zeros(2, 3, 3, 3)) == "no"
+        assert compiled.refuses(Source(torch.zeros(2, 3, 3, 3))) == "no"
     assert len(asked) == 1
     native.forget()

@@ -2,54 +2,57 @@
 
 import logging
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from medseg_kernels.pruned_export import compiled, pruned, reference
+from medseg_kernels import gpu
+from medseg_kernels.pruned_export import compiled, operator
 from medseg_kernels.pruned_export.places import Places, linear_places, nearest_places
+from medseg_kernels.pruned_export.source import Source
 
 __all__ = [
     "Backend",
     "Places",
+    "export_sums",
     "linear_places",
     "nearest_places",
     "pruned_argmax",
     "pruned_regions",
+    "refuses",
 ]
 
-Backend = Literal["compiled", "pruned", "reference"]
-
-FORMS = {"compiled": compiled, "pruned": pruned, "reference": reference}
+Backend = Literal["compiled", "triton", "pruned", "reference"]
+Triple = tuple[Places, Places, Places]
 
 log = logging.getLogger(__name__)
 
 
 def pruned_argmax(
     logits: Tensor,  # (c, i, j, k)
-    places: tuple[Places, Places, Places],
+    places: Triple,
     *,
     backend: Backend | None = None,
 ) -> Tensor:  # (a, b, c) uint8; int16 above 256 classes
     """The class of the largest logit at each target voxel, linearly interpolated.
 
     Of equal ones it is the first. Logits are float32, bfloat16 or float16, of any strides, and
-    finite; they are interpolated in float32. The result does not depend on how the volume is cut,
-    nor on the `backend`: by default the first of compiled (C, one thread, where there is a
-    compiler) and pruned (torch, any device) that does not refuse.
+    finite; they are interpolated in float32: a * (1 - t) + b * t along k, then j, then i. The
+    result does not depend on how the volume is cut, nor on the `backend`: by default the first of
+    compiled (C, for a CPU, where there is a compiler), triton (CUDA) and pruned (torch, any device)
+    that does not refuse.
 
     Raises:
         ValueError: `logits` or `places` have another form, or a forced backend refuses.
     """
-    _check(logits, places)
-    return _form(backend, logits).argmax(logits, places)
+    source = Source(logits)
+    _check(source, places)
+    return operator.export(source, places, backend=_chosen(source, (), backend))[0]
 
 
 def pruned_regions(
     logits: Tensor,  # (r, i, j, k)
-    places: tuple[Places, Places, Places],
+    places: Triple,
     values: Sequence[int],
     *,
     backend: Backend | None = None,
@@ -59,34 +62,77 @@ def pruned_regions(
     See `pruned_argmax`.
 
     Raises:
-        ValueError: `logits`, `places` or `values` have another form.
+        ValueError: `logits`, `places` or `values` have another form, or a forced backend refuses.
     """
-    _check(logits, places)
-    if len(values) != len(logits):
-        raise ValueError(f"{len(values)} values for {len(logits)} regions; one each is needed")
-    return _form(backend, logits, values).regions(logits, places, values)
+    source = Source(logits)
+    _check(source, places, values)
+    name = _chosen(source, values, backend)
+    return operator.export(source, places, values=tuple(values), backend=name)[0]
 
 
-def _form(backend: Backend | None, logits: Tensor, values: Sequence[int] = ()) -> ModuleType:
-    """The backend that was asked for, or the first that does not refuse."""
-    if backend in FORMS and backend != "compiled":
-        return FORMS[backend]
-    refusal = compiled.refuses(logits, values)
-    if refusal is None:
-        return compiled
+def export_sums(
+    sums: Tensor,  # (f, i, j, k)
+    counts: Tensor,  # (i, j, k)
+    places: Triple,
+    *,
+    head: tuple[Tensor, Tensor] | None = None,  # (c, f), (c,)
+    values: Sequence[int] | None = None,
+    backend: Backend | None = None,
+) -> tuple[Tensor, Tensor]:  # (a, b, c), ()
+    """The labels of logits = weight @ (sums / counts) + bias; and the largest size of a mean.
+
+    `head` is (weight, bias) of a last layer that looks at each voxel alone; without it the means,
+    sums / counts, are the logits. Labels are those of `pruned_argmax` or, given `values`, of
+    `pruned_regions`. The logits of a whole plane are never held by compiled, and those of a few
+    planes at a time by the others. Products are summed in another order by each backend, so labels
+    may differ where logits are equal but for rounding. What is no number shows in the size, NaN.
+
+    Raises:
+        ValueError: the tensors have another form, or a forced backend refuses.
+    """
+    source = Source(sums, counts, *(head or (None, None)))
+    _check(source, places, values)
+    name = _chosen(source, values or (), backend)
+    return operator.export(source, places, values=tuple(values or ()), backend=name)
+
+
+def refuses(backend: Backend, source: Source, values: Sequence[int] = ()) -> str | None:
+    """Why a backend cannot serve a call, or None."""
     if backend == "compiled":
-        raise ValueError(f"pruned_export: backend 'compiled' refuses: {refusal}")
-    log.debug("pruned_export: in torch, since compiled refuses: %s", refusal)
-    return pruned
+        return compiled.refuses(source, values)
+    return gpu.refuses(source.values) if backend == "triton" else None
 
 
-def _check(logits: Tensor, places: Sequence[Places]) -> None:
-    if logits.ndim != 4 or not logits.is_floating_point() or 0 in logits.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} {logits.dtype} must be (c, i, j, k), float")
-    for side, place in zip(logits.shape[1:], places, strict=True):
-        if len(place.left) == 0 or len(place.left) != len(place.beyond):
-            raise ValueError("places need as many `left` as `beyond`, and at least one")
-        if int(place.left.min()) < 0 or int(place.left.max()) >= side:
-            raise ValueError(f"places reach beyond the {side} source voxels of their axis")
-        if bool((torch.diff(place.left) < 0).any()):
-            raise ValueError("the `left` of places must never fall")
+_BACKENDS: tuple[Backend, ...] = ("compiled", "triton", "pruned", "reference")
+
+
+def _chosen(source: Source, values: Sequence[int], backend: Backend | None) -> Backend:
+    if backend is not None and backend not in _BACKENDS:
+        raise ValueError(f"pruned_export: there is no backend {backend!r}")
+    for name in _BACKENDS if backend is None else (backend,):
+        refusal = refuses(name, source, values)
+        if refusal is None and backend is None and name == "triton" and gpu.interprets():
+            refusal = "its interpreter is for tests, which ask for it by name"
+        if refusal is None:
+            return name
+        if backend is not None:
+            raise ValueError(f"pruned_export: backend {name!r} refuses: {refusal}")
+        log.debug("pruned_export: backend %r refuses: %s", name, refusal)
+    raise AssertionError("the reference refuses nothing")
+
+
+def _check(source: Source, places: Sequence[Places], values: Sequence[int] | None = None) -> None:
+    given, counts, weight = source.values, source.counts, source.weight
+    shape = tuple(given.shape)
+    if given.ndim != 4 or not given.is_floating_point() or 0 in shape:
+        raise ValueError(f"logits {shape} {given.dtype} must be (c, i, j, k), float")
+    if counts is not None and counts.shape != given.shape[1:]:
+        raise ValueError(f"counts {tuple(counts.shape)} must be as large as sums {shape}")
+    if weight is not None and (weight.ndim != 2 or weight.shape[1] != len(given)):
+        raise ValueError(f"weight {tuple(weight.shape)} must be (c, f) for sums {shape}")
+    if source.bias is not None and source.bias.shape != (source.classes,):
+        raise ValueError(f"bias {tuple(source.bias.shape)} must be ({source.classes},)")
+    if any(len(place.left) == 0 or len(place.left) != len(place.beyond) for place in places):
+        raise ValueError("places need as many `left` as `beyond`, and at least one")
+    if values is not None and len(values) != source.classes:
+        raise ValueError(f"{len(values)} values for {source.classes} regions; one each is needed")

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.pruned_export.places import Places
+from medseg_kernels.pruned_export.source import COPY, Source
 
 # Voxels of source and target whose maps are held at a time.
 BLOCK = 1 << 21
-# Logits that are copied at a time where they are not float32 in one piece.
-COPY = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -22,30 +21,37 @@ class Block:
     """
 
     rows: slice
-    logits: Tensor  # (c, i, j, k) float32
+    logits: Tensor  # (c, i, j, k)
     places: tuple[Places, Places, Places]
     flat: Tensor
     origin: int
     stride: int
 
 
-def blocks(logits: Tensor, places: tuple[Places, Places, Places]) -> Iterator[Block]:
-    """The target's rows along i, some at a time, with the source planes that they lie between."""
-    device = logits.device
+def blocks(
+    source: Source,
+    places: tuple[Places, Places, Places],
+    *,
+    types: Sequence[torch.dtype] = (torch.float32,),
+) -> Iterator[Block]:
+    """The target's rows along i, some at a time, with the source planes that they lie between.
+
+    Logits of one of `types` that lie in one piece are not copied; others become float32.
+    """
+    values, device = source.values, source.values.device
     across = [place.to(device) for place in places[1:]]
-    plane = logits[0, 0].numel()
-    as_is = logits.is_contiguous() and logits.dtype is torch.float32
-    most = BLOCK if as_is else min(BLOCK, COPY // len(logits))
-    for low, high, first, last in _parts(logits.shape, places, most):
-        part = logits[:, first:last]
-        copied = part if as_is else part.float().contiguous()
+    plane = values[0, 0].numel()
+    as_is = source.is_logits and values.is_contiguous() and values.dtype in types
+    most = BLOCK if as_is else min(BLOCK, COPY // source.classes)
+    for low, high, first, last in _parts(values.shape, places, most):
+        logits = values[:, first:last] if as_is else source.logits(first, last).contiguous()
         yield Block(
             rows=slice(low, high),
-            logits=copied,
+            logits=logits,
             places=(places[0].part(low, high).after(first).to(device), across[0], across[1]),
-            flat=(logits if as_is else copied).view(-1),
+            flat=(values if as_is else logits).view(-1),
             origin=first * plane if as_is else 0,
-            stride=(logits if as_is else copied)[0].numel(),
+            stride=(values if as_is else logits)[0].numel(),
         )
 
 

@@ -21,6 +21,12 @@ class Places:
         """Whether any voxel lies between two."""
         return bool((self.beyond > 0).any())
 
+    def reads_all(self, side: int) -> bool:
+        """Whether each of `side` source voxels counts for some target voxel."""
+        far = (self.left + (self.beyond > 0)).clamp(max=side - 1)
+        gaps = self.left[1:] - far[:-1]
+        return int(self.left[0]) == 0 and int(far[-1]) == side - 1 and not bool((gaps > 1).any())
+
     def part(self, low: int, high: int) -> "Places":
         """Those of the target voxels from `low` to before `high`."""
         return Places(self.left[low:high], self.beyond[low:high])

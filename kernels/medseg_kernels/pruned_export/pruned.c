@@ -1,329 +1,345 @@
 /* The pruned export of pruned.py for one thread of a CPU.
 
-   Interpolation is a * (1 - t) + b * t along i, then j, then k, in float32 and without contraction
+   Interpolation is a * (1 - t) + b * t along k, then j, then i, in float32 and without contraction
    (compile with -ffp-contract=off), so that not a bit differs from reference.py.
-*/
+
+   The target is worked out in boxes, so that what is held beside the logits stays small, and a box
+   in tiles, so that it stays in a core's cache. A class is mixed at all voxels of a tile at once,
+   row by row; the winners of the source voxels say which classes are worth it. */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 
-#define RUN 2048
-#define NONE 0xFFFF
+#include "work.h"
 
-/* Where n target voxels of an axis lie: after source voxel left, beyond of the way to the next. */
-typedef struct {
-    const int64_t *left;
-    const float *beyond;
-    int64_t n;
-    int64_t side;
-} axis;
+#include "means.h"
+#include "mix.h"
 
-typedef struct {
-    const float *logits;
-    int64_t stride; /* from class to class */
-    int64_t classes;
-    axis at[3];
-    const uint16_t *winner; /* of each source voxel */
-    const float *second;    /* the second largest logit there */
-} volume;
+/* What it costs to compare a class at a voxel alone, where one of a whole tile costs 1. */
+enum { ALONE = 32 };
+/* Where winners helped nowhere in a box, so many boxes after it do without. */
+enum { BOXES_UNASKED = 7 };
 
-static inline float mixed(float a, float b, float t) { return a * (1.0f - t) + b * t; }
-
-/* The source voxel after that of target voxel n, or the same where n lies right there. */
-static inline int64_t far_of(const axis *along, int64_t n) {
-    const int64_t left = along->left[n];
-    return left + (along->beyond[n] > 0 && left < along->side - 1);
-}
-
-/* The first of the largest class of each voxel. */
-static void largest(const float *logits, int64_t stride, int64_t classes, int64_t voxels,
-                    uint16_t *winner) {
+/* The first of the largest class of n voxels and, if `both`, the second largest logit. */
+static inline __attribute__((always_inline)) void compare(
+    const float *logits, int64_t by_class, int64_t classes, int64_t n, int both,
+    uint16_t *restrict winner, float *restrict second)
+{
     float best[RUN];
     int32_t first[RUN];
-    for (int64_t low = 0; low < voxels; low += RUN) {
-        const int64_t n = voxels - low < RUN ? voxels - low : RUN;
-        for (int64_t v = 0; v < n; v++) best[v] = logits[low + v], first[v] = 0;
-        for (int32_t c = 1; c < classes; c++) {
-            const float *values = logits + c * stride + low;
-            for (int64_t v = 0; v < n; v++) {
-                const int wins = values[v] > best[v];
-                first[v] = wins ? c : first[v];
-                best[v] = wins ? values[v] : best[v];
-            }
-        }
-        for (int64_t v = 0; v < n; v++) winner[low + v] = (uint16_t)first[v];
-    }
-}
-
-/* The first of the largest class of each voxel, and the second largest logit. */
-static void two_largest(const float *logits, int64_t stride, int64_t classes, int64_t voxels,
-                        uint16_t *winner, float *second) {
-    float best[RUN], lesser[RUN];
-    int32_t first[RUN];
-    for (int64_t low = 0; low < voxels; low += RUN) {
-        const int64_t n = voxels - low < RUN ? voxels - low : RUN;
+    for (int64_t v = 0; v < n; v++)
+        best[v] = logits[v], first[v] = 0;
+    for (int64_t v = 0; v < n && both; v++)
+        second[v] = -__builtin_inff();
+    for (int32_t c = 1; c < classes; c++) {
+        const float *values = logits + c * by_class;
         for (int64_t v = 0; v < n; v++) {
-            best[v] = logits[low + v];
-            lesser[v] = -__builtin_inff();
-            first[v] = 0;
-        }
-        for (int32_t c = 1; c < classes; c++) {
-            const float *values = logits + c * stride + low;
-            for (int64_t v = 0; v < n; v++) {
-                const float x = values[v];
-                const int wins = x > best[v];
-                const float smaller = wins ? best[v] : x;
-                lesser[v] = smaller > lesser[v] ? smaller : lesser[v];
-                first[v] = wins ? c : first[v];
-                best[v] = wins ? x : best[v];
-            }
-        }
-        for (int64_t v = 0; v < n; v++) {
-            winner[low + v] = (uint16_t)first[v];
-            second[low + v] = lesser[v];
+            const float x = values[v];
+            const int wins = x > best[v];
+            const float lesser = wins ? best[v] : x;
+            if (both)
+                second[v] = lesser > second[v] ? lesser : second[v];
+            first[v] = wins ? c : first[v];
+            best[v] = wins ? x : best[v];
         }
     }
+    for (int64_t v = 0; v < n; v++)
+        winner[v] = (uint16_t)first[v];
 }
 
-/* A row of target voxels along k: the four source rows around it, and how they are mixed. */
-typedef struct {
-    int64_t offset[2][2]; /* [i][j] */
-    float beyond_i, beyond_j;
-} row;
-
-static row row_at(const volume *all, int64_t a, int64_t b) {
-    const axis *i = &all->at[0], *j = &all->at[1];
-    const int64_t width = all->at[2].side, plane = width * j->side;
-    const int64_t near_i = i->left[a], far_i = far_of(i, a);
-    const int64_t near_j = j->left[b], far_j = far_of(j, b);
-    row here = {{{near_i * plane + near_j * width, near_i * plane + far_j * width},
-                 {far_i * plane + near_j * width, far_i * plane + far_j * width}},
-                i->beyond[a],
-                j->beyond[b]};
-    return here;
+static void find_winners(work *w)
+{
+    const int64_t width = sources(&w->box[2]), rows = sources(&w->box[1]);
+    const int64_t classes = w->given->classes;
+    /* Rows that follow each other in memory are one run. */
+    const int64_t together = w->by[2] == width ? most(RUN / width, 1) : 1;
+    for (int64_t p = 0; p < sources(&w->box[0]); p++)
+        for (int64_t r = 0; r < rows; r += together) {
+            const int64_t n = least(together, rows - r) * width, place = (p * rows + r) * width;
+            const float *logits = w->logits + p * w->by[1] + r * w->by[2];
+            if (w->moves)
+                compare(logits, w->by[0], classes, n, 1, w->winner + place, w->second + place);
+            else
+                compare(logits, w->by[0], classes, n, 0, w->winner + place, w->second + place);
+        }
 }
 
-static inline float mix_corners(const float *values, const row *here, int64_t k, int64_t next_k,
-                                float t) {
-    float along_k[2];
-    const int64_t ends[2] = {k, next_k};
-    for (int e = 0; e < 2; e++) {
-        const float near = mixed(values[here->offset[0][0] + ends[e]],
-                                 values[here->offset[1][0] + ends[e]], here->beyond_i);
-        const float far = mixed(values[here->offset[0][1] + ends[e]],
-                                values[here->offset[1][1] + ends[e]], here->beyond_i);
-        along_k[e] = mixed(near, far, here->beyond_j);
-    }
-    return mixed(along_k[0], along_k[1], t);
+/* The tile's numbers of a class. */
+static field class_of(const work *w, int64_t c)
+{
+    const int64_t plane = w->i.first - w->box[0].first, row = w->j.first - w->box[1].first;
+    const float *first = w->logits + c * w->by[0] + plane * w->by[1] + row * w->by[2];
+    return (field){first, w->by[1], w->by[2]};
 }
 
-/* The corners' winners, each once and in their order; how many there are. */
-static int candidates(const volume *all, const row *here, int64_t k, int64_t next_k,
-                      uint16_t *found) {
-    int count = 0;
-    for (int corner = 0; corner < 8; corner++) {
-        const int64_t end = corner & 1 ? next_k : k;
-        const uint16_t c = all->winner[here->offset[corner >> 2][(corner >> 1) & 1] + end];
-        int place = 0;
-        while (place < count && found[place] < c) place++;
-        if (place < count && found[place] == c) continue;
-        for (int later = count; later > place; later--) found[later] = found[later - 1];
-        found[place] = c;
-        count++;
+/* The source voxel of the box at which the tile begins. */
+static int64_t corner(const work *w)
+{
+    const int64_t plane = w->i.first - w->box[0].first, row = w->j.first - w->box[1].first;
+    return (plane * sources(&w->box[1]) + row) * sources(&w->box[2]);
+}
+
+/* The classes that win at the tile's source voxels, in their order; how many there are. */
+static int64_t candidates(work *w)
+{
+    const int64_t width = sources(&w->box[2]), plane = sources(&w->box[1]) * width;
+    const uint16_t *first = w->winner + corner(w);
+    for (int64_t p = 0; p < sources(&w->i); p++)
+        for (int64_t r = 0; r < sources(&w->j); r++) {
+            const uint16_t *row = first + p * plane + r * width;
+            int others = 0;
+            for (int64_t k = 0; k < width; k++)
+                others |= row[k] ^ row[0];
+            w->seen[row[0]] = 1;
+            for (int64_t k = 0; k < width && others; k++)
+                w->seen[row[k]] = 1;
+        }
+    int64_t count = 0;
+    for (int64_t c = 0; c < w->given->classes; c++) {
+        if (w->seen[c])
+            w->found[count++] = (uint16_t)c;
+        w->seen[c] = 0;
     }
     return count;
 }
 
-/* The label of one voxel; counts in `all_compared` where that took every class. */
-static uint16_t decided(const volume *all, const row *here, int64_t k, int64_t next_k, float t,
-                        int64_t *all_compared) {
-    uint16_t found[8];
-    const int count = candidates(all, here, k, next_k, found);
-    uint16_t best = found[0];
-    float value = mix_corners(all->logits + best * all->stride, here, k, next_k, t);
-    for (int n = 1; n < count; n++) {
-        const float other = mix_corners(all->logits + found[n] * all->stride, here, k, next_k, t);
-        if (other > value) best = found[n], value = other;
-    }
-    if (value > mix_corners(all->second, here, k, next_k, t)) return best;
-    /* A class that wins at no corner may win between them. */
-    ++*all_compared;
-    best = 0, value = mix_corners(all->logits, here, k, next_k, t);
-    for (int64_t c = 1; c < all->classes; c++) {
-        const float other = mix_corners(all->logits + c * all->stride, here, k, next_k, t);
-        if (other > value) best = (uint16_t)c, value = other;
-    }
-    return best;
-}
-
-/* One source row mixed along i and j; `mix` has room for it. */
-static void mix_row(const float *values, const row *here, int64_t width, float *restrict mix) {
-    const float *v00 = values + here->offset[0][0], *v10 = values + here->offset[1][0];
-    const float *v01 = values + here->offset[0][1], *v11 = values + here->offset[1][1];
-    const float ti = here->beyond_i, tj = here->beyond_j;
-    for (int64_t k = 0; k < width; k++)
-        mix[k] = mixed(mixed(v00[k], v10[k], ti), mixed(v01[k], v11[k], ti), tj);
-}
-
-/* Every class of every voxel of a row. */
-static void decide_densely(const volume *all, const row *here, const int32_t *near,
-                           const int32_t *far, float *mix, float *best, uint16_t *labels) {
-    const axis *k = &all->at[2];
-    for (int32_t c = 0; c < all->classes; c++) {
-        mix_row(all->logits + c * all->stride, here, k->side, mix);
-        if (c == 0) {
-            for (int64_t n = 0; n < k->n; n++) {
-                best[n] = mixed(mix[near[n]], mix[far[n]], k->beyond[n]);
-                labels[n] = 0;
+/* The largest of all classes at one voxel. */
+static uint16_t alone(const work *w, int64_t a, int64_t b, int64_t v)
+{
+    const axis *i = &w->at[0], *j = &w->at[1];
+    const int64_t planes[2] = {i->left[a] - w->box[0].first, far_of(i, a) - w->box[0].first};
+    const int64_t rows[2] = {j->left[b] - w->box[1].first, far_of(j, b) - w->box[1].first};
+    const float ti = i->beyond[a], tj = j->beyond[b];
+    float best = -__builtin_inff();
+    uint16_t label = 0;
+    for (int64_t c = 0; c < w->given->classes; c++) {
+        float plane[2];
+        for (int p = 0; p < 2; p++) {
+            float row[2];
+            for (int r = 0; r < 2; r++) {
+                const float *at = w->logits + c * w->by[0] + planes[p] * w->by[1] + rows[r] * w->by[2];
+                row[r] = at[w->near[v]] * w->here[v] + at[w->far[v]] * w->there[v];
             }
-            continue;
+            plane[p] = row[0] * (1.0f - tj) + row[1] * tj;
         }
-        for (int64_t n = 0; n < k->n; n++) {
-            const float value = mixed(mix[near[n]], mix[far[n]], k->beyond[n]);
-            const int wins = value > best[n];
-            labels[n] = wins ? (uint16_t)c : labels[n];
-            best[n] = wins ? value : best[n];
-        }
+        const float x = plane[0] * (1.0f - ti) + plane[1] * ti;
+        label = x > best ? (uint16_t)c : label;
+        best = x > best ? x : best;
     }
+    return label;
 }
 
-/* The winner where the four rows around agree, else NONE. */
-static void agree(const volume *all, const row *here, uint16_t *restrict code) {
-    const uint16_t *w00 = all->winner + here->offset[0][0], *w01 = all->winner + here->offset[0][1];
-    const uint16_t *w10 = all->winner + here->offset[1][0], *w11 = all->winner + here->offset[1][1];
-    for (int64_t k = 0; k < all->at[2].side; k++) {
-        const int same = (w00[k] == w01[k]) & (w00[k] == w10[k]) & (w00[k] == w11[k]);
-        code[k] = same ? w00[k] : NONE;
-    }
+static void begin(work *w, uint16_t label)
+{
+    for (int64_t v = 0; v < voxels_of_tile(w); v++)
+        w->best[v] = -__builtin_inff(), w->label[v] = label;
 }
 
-static volume volume_of(const float *logits, int64_t stride, int64_t classes, const int64_t *sides,
-                        const int64_t *counts, const int64_t *const *left,
-                        const float *const *beyond) {
-    volume all = {.logits = logits, .stride = stride, .classes = classes};
-    for (int n = 0; n < 3; n++) all.at[n] = (axis){left[n], beyond[n], counts[n], sides[n]};
-    return all;
-}
-
-/* Whether any target voxel lies between two source voxels. */
-static int moves(const volume *all) {
-    for (int n = 0; n < 3; n++)
-        for (int64_t v = 0; v < all->at[n].n; v++)
-            if (all->at[n].beyond[v] > 0) return 1;
-    return 0;
-}
-
-/* Memory for one row of the target. */
-typedef struct {
-    int32_t *near, *far;  /* (n,) source voxels along k */
-    uint16_t *code, *line; /* (width,) and (n,) */
-    float *mix, *best;     /* (width,) and (n,) */
-    int64_t rows;
-    double share; /* of the mixed voxels that lately took every class */
-} scratch;
-
-/* What a mixed voxel costs for itself, what it costs to compare a class there, and in a row that is
-   compared as a whole: nanoseconds on one machine, of which the ratios matter. */
-static const double ALONE = 60, A_CLASS = 10, IN_ROW = 2.2;
-/* So often a row is looked at voxel by voxel, to learn that share anew. */
-#define LEARN 32
-
-static int scratch_for(const axis *k, scratch *made) {
-    const size_t width = (size_t)k->side, n = (size_t)k->n;
-    made->near = malloc(sizeof(int32_t) * 2 * n);
-    made->code = malloc(sizeof(uint16_t) * (width + n));
-    made->mix = malloc(sizeof(float) * (width + n));
-    if (!made->near || !made->code || !made->mix) return 0;
-    made->far = made->near + n;
-    made->line = made->code + width;
-    made->best = made->mix + width;
-    for (int64_t c = 0; c < k->n; c++) {
-        made->near[c] = (int32_t)k->left[c];
-        made->far[c] = (int32_t)far_of(k, c);
-    }
+/* Mix the `count` classes that were found; 0 where many voxels may belong to another. */
+static int decide_among(work *w, int64_t count)
+{
+    const int64_t n = targets(&w->box[2]), rows = targets(&w->j), voxels = voxels_of_tile(w);
+    const int64_t width = sources(&w->box[2]), plane = sources(&w->box[1]) * width;
+    begin(w, 0);
+    for (int64_t c = 0; c < count; c++)
+        mix_tile(w, class_of(w, w->found[c]), LARGEST, w->found[c]);
+    mix_tile(w, (field){w->second + corner(w), plane, width}, REACHES, NONE);
+    int64_t open = 0;
+    for (int64_t v = 0; v < voxels; v++)
+        open += w->label[v] == NONE;
+    if (open * ALONE > voxels)
+        return 0;
+    for (int64_t v = 0; v < voxels && open; v++)
+        if (w->label[v] == NONE)
+            w->label[v] = alone(w, w->i.low + v / n / rows, w->j.low + v / n % rows, v % n);
     return 1;
 }
 
-static void scratch_freed(scratch *made) { free(made->near), free(made->code), free(made->mix); }
+static void decide_among_all(work *w)
+{
+    const int64_t classes = w->given->classes;
+    begin(w, 0);
+    for (int64_t c = 0; c < classes; c++) {
+        w->ahead = c + 1 < classes ? w->by[0] : 0;
+        mix_tile(w, class_of(w, c), LARGEST, (uint16_t)c);
+    }
+}
 
-static void decide_row(const volume *all, const row *here, scratch *with) {
-    const axis *k = &all->at[2];
-    int64_t open = 0;
-    agree(all, here, with->code);
-    for (int64_t c = 0; c < k->n; c++) {
-        const uint16_t one = with->code[with->near[c]], other = with->code[with->far[c]];
-        with->line[c] = one == other ? one : NONE;
-        open += with->line[c] == NONE;
+static void decide(work *w)
+{
+    const int64_t classes = w->given->classes, count = w->unasked ? classes : candidates(w);
+    w->tiles++;
+    if (count == 1) {
+        begin(w, w->found[0]);
+    } else if (2 * count > classes || !decide_among(w, count)) {
+        w->dense++;
+        decide_among_all(w);
     }
-    if (!open) return;
-    const double apart = (double)open * (ALONE + with->share * A_CLASS * (double)all->classes);
-    const double whole = (double)k->n * IN_ROW * (double)all->classes;
-    if (apart > whole && ++with->rows % LEARN) {
-        decide_densely(all, here, with->near, with->far, with->mix, with->best, with->line);
-        return;
-    }
-    int64_t all_compared = 0;
-    for (int64_t c = 0; c < k->n; c++)
-        if (with->line[c] == NONE)
-            with->line[c] =
-                decided(all, here, with->near[c], with->far[c], k->beyond[c], &all_compared);
-    with->share = (with->share + (double)all_compared / (double)open) / 2;
+}
+
+/* Target voxels that lie at source voxels have their winners. */
+static void take_winners(work *w)
+{
+    const int64_t n = targets(&w->box[2]), width = sources(&w->box[2]);
+    uint16_t *label = w->label;
+    for (int64_t a = w->i.low; a < w->i.high; a++)
+        for (int64_t b = w->j.low; b < w->j.high; b++, label += n) {
+            const int64_t plane = w->at[0].left[a] - w->box[0].first;
+            const int64_t row = w->at[1].left[b] - w->box[1].first;
+            const uint16_t *winner = w->winner + (plane * sources(&w->box[1]) + row) * width;
+            for (int64_t v = 0; v < n; v++)
+                label[v] = winner[w->near[v]];
+        }
 }
 
 /* The value of the last region that is above 0. */
-static void write_regions(const volume *all, const row *here, const int32_t *values,
-                          scratch *with) {
-    const axis *k = &all->at[2];
-    for (int64_t c = 0; c < k->n; c++) with->line[c] = 0;
-    for (int64_t r = 0; r < all->classes; r++) {
-        mix_row(all->logits + r * all->stride, here, k->side, with->mix);
-        for (int64_t c = 0; c < k->n; c++) {
-            const float value =
-                mixed(with->mix[with->near[c]], with->mix[with->far[c]], k->beyond[c]);
-            with->line[c] = value > 0 ? (uint16_t)values[r] : with->line[c];
+static void decide_regions(work *w)
+{
+    begin(w, 0);
+    for (int64_t r = 0; r < w->given->classes; r++)
+        mix_tile(w, class_of(w, r), POSITIVE, (uint16_t)w->given->regions[r]);
+}
+
+static void store(const work *w)
+{
+    const call *c = w->given;
+    const int64_t n = targets(&w->box[2]);
+    const uint16_t *label = w->label;
+    for (int64_t a = w->i.low; a < w->i.high; a++)
+        for (int64_t b = w->j.low; b < w->j.high; b++, label += n) {
+            const int64_t place = (a * c->targets[1] + b) * c->targets[2] + w->box[2].low;
+            uint8_t *narrow = (uint8_t *)c->labels + place;
+            uint16_t *wide = (uint16_t *)c->labels + place;
+            for (int64_t v = 0; v < n && c->wide == 1; v++)
+                narrow[v] = (uint8_t)label[v];
+            for (int64_t v = 0; v < n && c->wide == 2; v++)
+                wide[v] = label[v];
+        }
+}
+
+static void work_out_tile(work *w)
+{
+    w->ahead = 0;
+    if (w->given->regions)
+        decide_regions(w);
+    else if (w->moves)
+        decide(w);
+    else
+        take_winners(w);
+    store(w);
+}
+
+static void work_out_box(work *w)
+{
+    const call *c = w->given;
+    if (w->is_made) {
+        make_box(w);
+    } else {
+        w->logits = c->values;
+        for (int n = 0; n < 3; n++) {
+            w->logits += w->box[n].first * c->by[n + 1];
+            w->by[n] = c->by[n];
         }
     }
-}
-
-static void stored(const uint16_t *line, int64_t n, int64_t place, void *labels, int wide) {
-    for (int64_t c = 0; c < n; c++) {
-        if (wide)
-            ((int16_t *)labels)[place + c] = (int16_t)line[c];
-        else
-            ((uint8_t *)labels)[place + c] = (uint8_t)line[c];
+    if (!c->regions && !w->unasked && !w->is_fused)
+        find_winners(w);
+    w->tiles = w->dense = 0;
+    const int64_t planes = TILE / ROWS / targets(&w->box[2]);
+    for (int64_t a = w->box[0].low; a < w->box[0].high; a = w->i.high) {
+        w->i = part_from(&w->at[0], a, w->box[0].high, planes, w->room[0]);
+        for (int64_t b = w->box[1].low; b < w->box[1].high; b = w->j.high) {
+            w->j = part_from(&w->at[1], b, w->box[1].high, ROWS, w->room[1]);
+            work_out_tile(w);
+        }
     }
+    if (w->unasked)
+        w->unasked--;
+    else if (w->tiles && w->dense == w->tiles)
+        w->unasked = BOXES_UNASKED;
 }
 
-/* Labels (a, b, c), a byte each or two where `wide`. Without `values` the largest class, with room
-   for `winner` and `second` of each source voxel; with them regions. 1 where there is no memory. */
-int pruned_export(const float *logits, int64_t stride, int64_t classes, const int64_t *sides,
-                  const int64_t *counts, const int64_t *const *left, const float *const *beyond,
-                  uint16_t *winner, float *second, const int32_t *values, void *labels,
-                  int wide) {
-    volume all = volume_of(logits, stride, classes, sides, counts, left, beyond);
-    scratch with = {0};
-    if (!scratch_for(&all.at[2], &with)) {
-        scratch_freed(&with);
+static int64_t root(int64_t x)
+{
+    int64_t n = 1;
+    while ((n + 1) * (n + 1) <= x)
+        n++;
+    return n;
+}
+
+/* How large boxes are; along an axis a target voxel may need two source voxels. */
+static void measure(work *w)
+{
+    const call *c = w->given;
+    const int64_t made = (w->moves ? MADE : MADE_ALONE) / c->classes;
+    const int64_t row = w->is_made && w->moves ? 64 : ROW;
+    w->room[2] = most(least(row, c->sides[2]), 2);
+    const int64_t rows = most((w->is_made ? made : BOX) / w->room[2], 4);
+    w->room[0] = most(least(root(rows), c->sides[0]), 2);
+    w->room[1] = most(least(rows / w->room[0], c->sides[1]), 2);
+}
+
+static void release(work *w)
+{
+    free(w->winner), free(w->second), free(w->made), free(w->means), free(w->packed);
+    free(w->found), free(w->seen), free(w);
+}
+
+static void *floats(int64_t count) { return malloc(sizeof(float) * (size_t)most(count, 1)); }
+
+/* What a thread works with; NULL where there is no memory. */
+static work *prepared(const call *c)
+{
+    work *w = calloc(1, sizeof(work));
+    if (!w)
+        return 0;
+    w->given = c;
+    w->is_made = c->weight || c->counts || c->by[3] != 1;
+    for (int n = 0; n < 3; n++) {
+        w->at[n] = (axis){c->left[n], c->beyond[n], c->sides[n]};
+        for (int64_t v = 0; v < c->targets[n]; v++)
+            w->moves |= c->beyond[n][v] > 0;
+    }
+    w->is_fused = c->weight && !w->moves && !c->regions;
+    measure(w);
+    const int64_t plane = w->room[1] * w->room[2], voxels = w->room[0] * plane;
+    w->winner = malloc(sizeof(uint16_t) * (size_t)voxels);
+    w->second = floats(voxels);
+    w->made = floats(w->is_made && !w->is_fused ? voxels * c->classes : 0);
+    w->means = floats(c->weight ? up(plane, WIDE) * c->channels : 0);
+    w->packed = floats(c->weight ? up(c->classes, TALL) * (c->channels + 1) : 0);
+    w->found = malloc(sizeof(uint16_t) * (size_t)c->classes);
+    w->seen = calloc((size_t)c->classes, 1);
+    if (w->winner && w->second && w->made && w->means && w->packed && w->found && w->seen) {
+        if (c->weight)
+            pack(w);
+        return w;
+    }
+    release(w);
+    return 0;
+}
+
+/* The labels of the target planes from low to before high. In `largest` the largest size of what
+   logits were made of, NaN if it was among them. 1 where there is no memory. */
+int pruned_export(const call *c, int64_t low, int64_t high, float *largest)
+{
+    work *w = prepared(c);
+    if (!w)
         return 1;
-    }
-    if (!values && !moves(&all)) {
-        largest(logits, stride, classes, sides[0] * sides[1] * sides[2], winner);
-        all.winner = winner;
-    } else if (!values) {
-        two_largest(logits, stride, classes, sides[0] * sides[1] * sides[2], winner, second);
-        all.winner = winner, all.second = second;
-    }
-    for (int64_t a = 0; a < counts[0]; a++) {
-        for (int64_t b = 0; b < counts[1]; b++) {
-            const row here = row_at(&all, a, b);
-            if (values)
-                write_regions(&all, &here, values, &with);
-            else
-                decide_row(&all, &here, &with);
-            stored(with.line, counts[2], (a * counts[1] + b) * counts[2], labels, wide);
+    part *box = w->box;
+    for (int64_t v = 0; v < c->targets[2]; v = box[2].high) {
+        box[2] = part_from(&w->at[2], v, c->targets[2], ROW, w->room[2]);
+        lay_out_k(w);
+        for (int64_t a = low; a < high; a = box[0].high) {
+            box[0] = part_from(&w->at[0], a, high, high, w->room[0]);
+            for (int64_t b = 0; b < c->targets[1]; b = box[1].high) {
+                box[1] = part_from(&w->at[1], b, c->targets[1], c->targets[1], w->room[1]);
+                work_out_box(w);
+            }
         }
     }
-    scratch_freed(&with);
+    const union { uint32_t bits; float number; } found = {w->largest};
+    *largest = found.number;
+    release(w);
     return 0;
 }

@@ -19,6 +19,7 @@ from torch import Tensor
 from medseg_kernels.pruned_export import reference
 from medseg_kernels.pruned_export.blocks import Block, blocks
 from medseg_kernels.pruned_export.places import Places
+from medseg_kernels.pruned_export.source import Source
 
 # Source voxels whose classes are compared at a time: they stay in a core's cache.
 RUN = 1 << 13
@@ -30,13 +31,10 @@ CHUNK = 1 << 16
 DENSE = 0.25
 
 
-def argmax(
-    logits: Tensor,  # (c, i, j, k)
-    places: tuple[Places, Places, Places],
-) -> Tensor:  # (a, b, c)
+def argmax(source: Source, places: tuple[Places, Places, Places]) -> Tensor:  # (a, b, c)
     """The first class of the largest interpolated logit."""
-    labels = _empty(logits, places, len(logits))
-    for block in blocks(logits, places):
+    labels = reference.empty_labels(source.values, places, source.classes)
+    for block in blocks(source, places):
         winner, second = _two_largest(block.logits)
         low, mixed = _by_cells(winner, block.places)
         labels[block.rows] = low
@@ -45,13 +43,11 @@ def argmax(
 
 
 def regions(
-    logits: Tensor,  # (r, i, j, k)
-    places: tuple[Places, Places, Places],
-    values: Sequence[int],
+    source: Source, places: tuple[Places, Places, Places], values: Sequence[int]
 ) -> Tensor:  # (a, b, c)
     """The value of the last region whose interpolated logit is above 0; 0 where none is."""
-    labels = _empty(logits, places, max(values) + 1).zero_()
-    for block in blocks(logits, places):
+    labels = reference.empty_labels(source.values, places, max(values) + 1).zero_()
+    for block in blocks(source, places):
         part = labels[block.rows]
         for index, (channel, value) in enumerate(zip(block.logits, values, strict=True)):
             inside, mixed = _by_cells((channel > 0).byte(), block.places)
@@ -62,11 +58,6 @@ def regions(
                 above = corners.mix(block.flat, block.origin + index * block.stride) > 0
                 flat[chunk[above]] = value
     return labels
-
-
-def _empty(logits: Tensor, places: Sequence[Places], count: int) -> Tensor:
-    shape = tuple(len(place.left) for place in places)
-    return torch.empty(shape, dtype=reference.index_type(count), device=logits.device)
 
 
 def _two_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,8 +127,8 @@ def _with_next(values: Tensor, axis: int, choose: Callable[..., Tensor]) -> Tens
 class _Corners:
     """The corners around n target voxels, and how they are mixed.
 
-    `offsets` are places in the block; the far half along the first axis that moves comes second,
-    and so on within the halves. `beyond` has a tensor (n,) for each axis that moves.
+    `offsets` are places in the block; the far half along the last axis that moves comes second,
+    and so on within the halves. `beyond` has a tensor (n,) for each axis that moves, last first.
     """
 
     offsets: Tensor  # (corner, n)
@@ -152,8 +143,7 @@ class _Corners:
         strides = (source[1] * source[2], source[2], 1)
         offsets = torch.zeros((1, len(flat)), dtype=torch.int64, device=flat.device)
         beyond: tuple[Tensor, ...] = ()
-        for axis in (2, 1, 0):
-            place = block.places[axis]
+        for axis, place in enumerate(block.places):
             left = place.left[index[axis]]
             near = offsets + left * strides[axis]
             if not place.moves:

@@ -1,6 +1,6 @@
 """Every class interpolated everywhere, and compared: the truth.
 
-Interpolation is a * (1 - t) + b * t along i, then j, then k, each operation rounded to float32. It
+Interpolation is a * (1 - t) + b * t along k, then j, then i, each operation rounded to float32. It
 never falls where a or b rises, not even by rounding; the pruned form rests on that.
 """
 
@@ -18,8 +18,8 @@ def interpolated(
 ) -> Tensor:  # (a, b, c) float32
     """One channel at the target's voxels."""
     values = channel.float()
-    for axis, place in enumerate(places):
-        values = _along(values, place, axis)
+    for axis in (2, 1, 0):
+        values = _along(values, places[axis], axis)
     return values
 
 
@@ -29,7 +29,7 @@ def argmax(
 ) -> Tensor:  # (a, b, c) uint8 or int16
     """The first class of the largest interpolated logit."""
     best = interpolated(logits[0], places).clone()
-    winner = torch.zeros(best.shape, dtype=index_type(len(logits)), device=logits.device)
+    winner = empty_labels(logits, places, len(logits)).zero_()
     for index in range(1, len(logits)):
         values = interpolated(logits[index], places)
         # The one that is the largest so far keeps its place where the next is equal.
@@ -44,11 +44,15 @@ def regions(
     values: Sequence[int],
 ) -> Tensor:  # (a, b, c) uint8 or int16
     """The value of the last region whose interpolated logit is above 0; 0 where none is."""
-    shape = tuple(len(place.left) for place in places)
-    labels = torch.zeros(shape, dtype=index_type(max(values) + 1), device=logits.device)
+    labels = empty_labels(logits, places, max(values) + 1).zero_()
     for channel, value in zip(logits, values, strict=True):
         labels.masked_fill_(interpolated(channel, places) > 0, value)
     return labels
+
+
+def empty_labels(values: Tensor, places: Sequence[Places], count: int) -> Tensor:  # (a, b, c)
+    """Place for labels from 0 to `count` - 1, where `values` are."""
+    return values.new_empty([len(place.left) for place in places], dtype=index_type(count))
 
 
 def index_type(count: int) -> torch.dtype:

@@ -1,0 +1,85 @@
+"""All backends as one operator: a single node of an exported graph."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medseg_kernels.pruned_export import compiled, pruned, reference
+from medseg_kernels.pruned_export.places import Places
+from medseg_kernels.pruned_export.source import Source
+
+Triple = tuple[Places, Places, Places]
+
+
+def export(
+    source: Source, places: Sequence[Places], *, values: Sequence[int] = (), backend: str
+) -> tuple[Tensor, Tensor]:
+    """Labels (a, b, c), and the largest size of a mean (): NaN if there is one, 0 of logits."""
+    left, beyond = [place.left for place in places], [place.beyond for place in places]
+    made = source.counts, source.weight, source.bias
+    return _export(source.values, *made, left, beyond, values, backend)
+
+
+@torch.library.custom_op("medseg::pruned_export", mutates_args=())
+def _export(
+    values: Tensor,
+    counts: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    left: Sequence[Tensor],
+    beyond: Sequence[Tensor],
+    regions: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    i, j, k = map(Places, left, beyond)
+    source, places = Source(values, counts, weight, bias), (i, j, k)
+    for side, place in zip(values.shape[1:], places, strict=True):
+        _check(side, place)
+    if backend == "compiled":
+        labels, largest = (
+            compiled.regions(source, places, regions)
+            if regions
+            else compiled.argmax(source, places)
+        )
+    else:
+        labels = _labels(source, places, regions, backend)
+        largest = source.largest()
+    return labels, torch.zeros_like(largest) if source.is_logits else largest
+
+
+@_export.register_fake
+def _export_fake(
+    values: Tensor,
+    counts: Tensor | None,  # noqa: ARG001
+    weight: Tensor | None,
+    bias: Tensor | None,  # noqa: ARG001
+    left: Sequence[Tensor],
+    beyond: Sequence[Tensor],  # noqa: ARG001
+    regions: Sequence[int],
+    backend: str,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    count = max(regions) + 1 if regions else len(values if weight is None else weight)
+    labels = values.new_empty([len(one) for one in left], dtype=reference.index_type(count))
+    return labels, values.new_empty((), dtype=torch.float32)
+
+
+def _labels(source: Source, places: Triple, regions: Sequence[int], backend: str) -> Tensor:
+    if backend == "reference":
+        logits = source.logits(0, source.values.shape[1])
+        on_device = [place.to(logits.device) for place in places]
+        if regions:
+            return reference.regions(logits, on_device, regions)
+        return reference.argmax(logits, on_device)
+    if backend == "triton":
+        from medseg_kernels.pruned_export import triton as form  # noqa: PLC0415
+    else:
+        form = pruned
+    return form.regions(source, places, regions) if regions else form.argmax(source, places)
+
+
+def _check(side: int, place: Places) -> None:
+    if int(place.left.min()) < 0 or int(place.left.max()) >= side:
+        raise ValueError(f"places reach beyond the {side} source voxels of their axis")
+    if bool((torch.diff(place.left) < 0).any()):
+        raise ValueError("the `left` of places must never fall")
