@@ -28,11 +28,6 @@ class Lattice:
     shape: tuple[int, int, int]
     spacing_mm: Sequence[float]
 
-    def points_mm(self, places: Places) -> Points:
-        """Flat positions as points in mm."""
-        index = np.unravel_index(places, self.shape)
-        return np.stack(index, axis=1) * np.asarray(self.spacing_mm)
-
     @property
     def near_mm(self) -> float:
         """Up to here distances are looked up. A longer step may be no longer than a missing one."""
@@ -47,20 +42,41 @@ class Lattice:
         return away[order], steps[order]
 
 
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """Some points of a lattice, by their flat positions in its array."""
+
+    places: Places
+    lattice: Lattice
+
+    @cached_property
+    def index(self) -> tuple[Places, ...]:
+        """Their indices along i, j and k."""
+        return np.unravel_index(self.places, self.lattice.shape)
+
+    @cached_property
+    def ends(self) -> list[tuple[int, int]]:
+        """The least and the largest index along each axis."""
+        return [(int(axis.min()), int(axis.max())) for axis in self.index]
+
+    def points_mm(self, chosen: Int[np.ndarray, " m"] | slice = slice(None)) -> Points:
+        """The chosen ones in mm."""
+        index = np.stack([axis[chosen] for axis in self.index], axis=1)
+        return index * np.asarray(self.lattice.spacing_mm)
+
+
 class Distances:
-    """Distances of flat positions `places` to the nearest of `others`; neither is empty.
+    """Distances of `sites` to the nearest of `others`; neither is empty.
 
     Neighbors are looked up, the nearest first, which is all where a prediction is good. For the
     rest, the distance of a point differs from that of another by no more than the two lie apart:
     those of one point a block tell between what bounds the others lie.
     """
 
-    def __init__(
-        self, places: Places, others: Places, lattice: Lattice, *, look_mm: float = math.inf
-    ) -> None:
+    def __init__(self, sites: Sites, others: Sites, *, look_mm: float = math.inf) -> None:
         """Beyond `look_mm` nothing is looked up: for one who asks only what is within it."""
-        self._others, self._lattice, self._places = others, lattice, places
-        self._low, self._far = _near(places, others, lattice, min(look_mm, lattice.near_mm))
+        self._sites, self._others, self._lattice = sites, others, sites.lattice
+        self._low, self._far = _near(sites, others, min(look_mm, self._lattice.near_mm))
         self._high = self._low.copy()
         self._high[self._far] = np.inf
 
@@ -89,11 +105,11 @@ class Distances:
 
     @cached_property
     def _points(self) -> Points:
-        return self._lattice.points_mm(self._places[self._far])
+        return self._sites.points_mm(self._far)
 
     @cached_property
     def _tree(self) -> KDTree:
-        points = self._lattice.points_mm(self._others)
+        points = self._others.points_mm()
         return KDTree(points, leafsize=LEAF, balanced_tree=False, compact_nodes=False)
 
     def _bound(self) -> None:
@@ -127,24 +143,25 @@ def _one_of(points: Points, lattice: Lattice) -> Int[np.ndarray, " n"]:
 
 
 def _near(
-    places: Places, others: Places, lattice: Lattice, look_mm: float
+    sites: Sites, others: Sites, look_mm: float
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     """Distances up to `look_mm`, for others just more; and the numbers of those others."""
-    index = np.unravel_index(places, lattice.shape)
-    other = np.unravel_index(others, lattice.shape)
-    ends = [(a.min(), a.max(), b.min(), b.max()) for a, b in zip(index, other, strict=True)]
-    low = [min(a, b) - STEPS for a, _, b, _ in ends]
-    sides = np.array([max(b, d) + STEPS + 1 - c for (_, b, _, d), c in zip(ends, low, strict=True)])
-    left = np.arange(len(places))
+    ends = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(sites.ends, others.ends, strict=True)]
+    low = [first - STEPS for first, _ in ends]
+    sides = np.array([last - first + 2 * STEPS + 1 for first, last in ends])
+    left = np.arange(len(sites.places))
     if sides.prod() > MOST_LOOKED_UP:
-        return np.zeros(len(places)), left
+        return np.zeros(len(left)), left
     strides = np.array([sides[1] * sides[2], sides[2], 1])
     taken = np.zeros(int(sides.prod()), dtype=bool)
     begin = strides @ low
-    taken[other[0] * strides[0] + other[1] * strides[1] + other[2] - begin] = True
-    flat = index[0] * strides[0] + index[1] * strides[1] + index[2] - begin
-    distances = np.full(len(places), look_mm * (1 + ROUNDING_MM))
-    lengths, steps = lattice.steps
+    flat, taken_at = (
+        one.index[0] * strides[0] + one.index[1] * strides[1] + one.index[2] - begin
+        for one in (sites, others)
+    )
+    taken[taken_at] = True
+    distances = np.full(len(left), look_mm * (1 + ROUNDING_MM))
+    lengths, steps = sites.lattice.steps
     looked = np.count_nonzero(lengths <= look_mm)
     for away, step in zip(lengths[:looked], steps[:looked] @ strides, strict=True):
         hit = np.take(taken, flat + step)

@@ -12,7 +12,7 @@ from itertools import pairwise, permutations, product
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
-from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice
+from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Sites
 
 POINTS_AT_ONCE = 1 << 16
 Corner = tuple[int, int, int]
@@ -90,11 +90,12 @@ def elements_nsd(
     """Share of the area of both surfaces within the tolerance of the other; `shape` in voxels."""
     areas = element_areas_mm2(*spacing_mm)
     lattice = Lattice((shape[0] + 1, shape[1] + 1, shape[2] + 1), spacing_mm)
+    reach_mm = tolerance_mm + ROUNDING_MM
+    sites = [Sites(elements.places, lattice) for elements in (prediction, truth)]
     within = whole = 0.0
-    for one, other in ((prediction, truth), (truth, prediction)):
-        area = areas[one.kinds]
-        reach_mm = tolerance_mm + ROUNDING_MM
-        near = Distances(one.places, other.places, lattice, look_mm=reach_mm).within(reach_mm)
+    for elements, one, other in zip((prediction, truth), sites, reversed(sites), strict=True):
+        area = areas[elements.kinds]
+        near = Distances(one, other, look_mm=reach_mm).within(reach_mm)
         within += float(area[near].sum())
         whole += float(area.sum())
     return within / whole

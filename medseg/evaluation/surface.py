@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Integer
 
-from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Places
+from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Places, Sites
 
 PERCENTILE = 0.95
 
@@ -59,7 +59,8 @@ def surface_scores(
 ) -> SurfaceScores:
     """Scores of two borders that are not empty, given as flat positions in a volume of `shape`."""
     lattice = Lattice(shape, spacing_mm)
-    both = Distances(prediction, truth, lattice), Distances(truth, prediction, lattice)
+    one, other = Sites(prediction, lattice), Sites(truth, lattice)
+    both = Distances(one, other), Distances(other, one)
     reach_mm = tolerance_mm + ROUNDING_MM
     within = sum(int(np.count_nonzero(distances.within(reach_mm))) for distances in both)
     longer, shorter = sorted(both, key=lambda distances: -distances.most(PERCENTILE))

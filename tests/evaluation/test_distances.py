@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.spatial import KDTree
 
 from medseg.evaluation import distances as module
-from medseg.evaluation.distances import Distances, Lattice
+from medseg.evaluation.distances import Distances, Lattice, Sites
 
 FEW = settings(derandomize=True, max_examples=40, deadline=None)
 sides = st.sampled_from([0.3, 1.0, 1.7, 6.0])
@@ -18,8 +18,9 @@ def drawn(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float
     others = np.unique(rng.integers(0, max(1, size // rng.integers(1, 9)), 60))
     places = np.unique(np.append(rng.integers(0, size, 200), others[: rng.integers(0, 60)]))
     lattice = Lattice(shape, spacing_mm)
-    expected = KDTree(lattice.points_mm(others)).query(lattice.points_mm(places))[0]
-    return places, others, lattice, expected
+    sites, others = Sites(places, lattice), Sites(others, lattice)
+    expected = KDTree(others.points_mm()).query(sites.points_mm())[0]
+    return sites, others, expected
 
 
 @FEW
@@ -27,31 +28,31 @@ def drawn(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float
 def test_percentiles_and_what_is_within_reach_are_those_of_all_distances(
     seed: int, spacing_mm: tuple[float, float, float], share: float, reach_mm: float
 ) -> None:
-    places, others, lattice, expected = drawn(seed, (17, 23, 19), spacing_mm)
-    found = Distances(places, others, lattice)
+    sites, others, expected = drawn(seed, (17, 23, 19), spacing_mm)
+    found = Distances(sites, others)
     if seed % 2:
         assert (found.within(reach_mm) == (expected <= reach_mm)).all()
     percentile = float(np.percentile(expected, 100 * share))
     assert found.most(share) >= percentile - 1e-9
     assert found.percentile(share) == pytest.approx(percentile, abs=1e-9)
-    few = Distances(places, others, lattice, look_mm=reach_mm)
+    few = Distances(sites, others, look_mm=reach_mm)
     assert (few.within(reach_mm) == (expected <= reach_mm)).all()
     assert (found.within(reach_mm) == (expected <= reach_mm)).all()
 
 
 def test_a_reach_within_the_looked_up_steps_needs_no_tree(monkeypatch) -> None:
-    places, others, lattice, expected = drawn(3, (17, 23, 19), (1.0, 1.0, 1.5))
-    assert 0 < (expected <= 1.5).sum() < len(places)
-    found = Distances(places, others, lattice)
+    sites, others, expected = drawn(3, (17, 23, 19), (1.0, 1.0, 1.5))
+    assert 0 < (expected <= 1.5).sum() < len(expected)
+    found = Distances(sites, others)
     monkeypatch.setattr(module, "KDTree", None)
     assert (found.within(1.5) == (expected <= 1.5)).all()
 
 
 def test_where_the_box_is_too_large_to_look_up_the_tree_alone_decides(monkeypatch) -> None:
     monkeypatch.setattr(module, "MOST_LOOKED_UP", 10)
-    places, others, lattice, expected = drawn(4, (17, 23, 19), (1.0, 2.0, 1.5))
+    sites, others, expected = drawn(4, (17, 23, 19), (1.0, 2.0, 1.5))
     for reach_mm in (0.0, 1.0, 7.0):
-        found = Distances(places, others, lattice)
+        found = Distances(sites, others)
         assert (found.within(reach_mm) == (expected <= reach_mm)).all()
         assert found.percentile(0.95) == pytest.approx(np.percentile(expected, 95), abs=1e-9)
 
@@ -68,6 +69,6 @@ def test_few_distances_are_measured_one_by_one(monkeypatch) -> None:
     plane = np.arange(64 * 64)
     lattice = Lattice((64, 64, 64), (1.0, 1.0, 1.0))
     tilted = plane + 64 * 64 * (10 + plane // 64 // 2)
-    found = Distances(tilted, plane, lattice)
+    found = Distances(Sites(tilted, lattice), Sites(plane, lattice))
     assert found.percentile(0.95) == pytest.approx(np.percentile(tilted // 4096, 95))
     assert sum(asked) < len(plane) / 3
