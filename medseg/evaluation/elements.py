@@ -134,14 +134,16 @@ def _elements_at(
     steps = [sum(o * s for o, s in zip(corner, strides, strict=True)) for corner in CORNERS]
     flat = around.reshape(-1)
     voxels = [flat[first + step] for step in steps]
+    cubes = np.stack(voxels, axis=1)
     owners, places, kinds = [], [], []
     for number, voxel in enumerate(voxels):
-        kind = np.zeros(len(points), dtype=np.uint8)
-        for bit, other in enumerate(voxels):
-            kind |= (other == voxel).view(np.uint8) << np.uint8(bit)
         # A mask with several of the eight voxels is told by its first one.
-        told = np.flatnonzero((voxel != 0) & (kind & ((1 << number) - 1) == 0))
-        owners.append(voxel[told])
+        is_first = voxel != 0
+        for earlier in voxels[:number]:
+            is_first &= voxel != earlier
+        told = np.flatnonzero(is_first)
+        owner = voxel[told]
+        owners.append(owner)
         places.append(points[told])
-        kinds.append(kind[told])
+        kinds.append(np.packbits(cubes[told] == owner[:, None], bitorder="little"))
     return np.concatenate(owners), np.concatenate(places), np.concatenate(kinds)
