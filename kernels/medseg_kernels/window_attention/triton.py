@@ -8,6 +8,8 @@ over groups are made in a fixed order: each program adds up its share, then the 
 
 # Capitals mark what a kernel is compiled for; Triton gives its arguments their types.
 # ruff: noqa: ANN001, ANN201, ANN202, N803
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import math
 from typing import Any, NamedTuple
@@ -31,7 +33,7 @@ _BIT_I = tl.constexpr(LARGEST_WINDOW)
 _BIT_J = tl.constexpr(LARGEST_WINDOW << 10)
 _BIT_K = tl.constexpr(LARGEST_WINDOW << 20)
 _BITS = tl.constexpr(LARGEST_WINDOW * (1 + (1 << 10) + (1 << 20)))
-# Programs that keep a large GPU busy (132 multiprocessors with three each, three times over).
+# Programs that keep a large GPU busy: 132 multiprocessors with three at a time, and some rounds.
 _PROGRAMS = 1024
 
 
@@ -39,12 +41,10 @@ def forward(
     qkv: Tensor, table: Tensor | None, padding: Tensor | None, *, request: Request
 ) -> tuple[Tensor, Tensor]:
     """The attended tokens (b, i, j, k, c) and log2 of the sums of 2^score (b, groups, heads, n)."""
-    qkv = qkv.contiguous()
     call = _Call(qkv, table, padding, request)
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
     sums = qkv.new_empty((len(qkv), call.groups, request.heads, call.n), dtype=torch.float32)
-    with torch.cuda.device_of(qkv):
-        attend[call.grid](*call.given, out, sums, *call.numbers, **call.cut)
+    call.run(attend, out, sums)
     return out, sums
 
 
@@ -59,85 +59,123 @@ def backward(
     request: Request,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of qkv, table and padding; empty where there is no such tensor."""
-    qkv, grad = qkv.contiguous(), grad.contiguous()
     call = _Call(qkv, table, padding, request)
-    down, dots = torch.empty_like(qkv), torch.empty_like(sums)
-    hollow = sums.new_empty((0 if call.row is None else call.grid[0], 2, call.size))
-    with torch.cuda.device_of(qkv):
-        known = (*call.given, grad, sums, dots)
-        down_queries[call.grid](*known, out, down, *call.numbers, **call.cut)
-        down_keys[call.grid](*known, down, hollow, *call.numbers, **call.cut)
-        of_table = sums.new_empty(0) if table is None else _down_table(known, call)
-    return down, of_table, _down_padding(hollow, padding, call)
+    down, dots = qkv.new_empty(qkv.shape), torch.empty_like(sums)
+    known = (grad.contiguous(), sums, dots)
+    call.run(down_queries, *known, out.contiguous(), down)
+    hollow = sums.new_empty((0 if call.filling is None else call.grid()[0], 2, call.size))
+    call.run(down_keys, *known, down, hollow)
+    of_table = sums.new_empty(0) if table is None else _down_table(call, *known)
+    return down, of_table, _down_padding(call, hollow, padding)
 
 
-def _down_table(known: tuple[Any, ...], call: "_Call") -> Tensor:
-    blocks, heads = triton.cdiv(call.n, call.cut["ROWS"]), call.request.heads
-    tiles = heads * blocks * triton.cdiv(call.n, call.cut["COLUMNS"])
+def _down_table(call: "_Call", grad: Tensor, sums: Tensor, dots: Tensor) -> Tensor:
+    cut, heads, n = call.cut("down_table"), call.request.heads, call.n
+    tiles = heads * triton.cdiv(n, cut["ROWS"]) * triton.cdiv(n, cut["COLUMNS"])
     shares = min(call.items, triton.cdiv(_PROGRAMS, tiles))
-    partial = known[0].new_empty((shares, heads, call.n, call.n), dtype=torch.float32)
-    cut = {name: value for name, value in call.cut.items() if name != "GROUPS"}
-    down_table[(tiles * shares,)](*known, partial, *call.numbers, shares, **cut)
+    partial = sums.new_empty((shares, heads, n, n))
+    with torch.cuda.device_of(sums):
+        down_table[(tiles * shares,)](
+            *call.given, grad, sums, dots, partial, *call.numbers, shares, **cut
+        )
     return gradient(partial.sum(0), call.extents, call.request)
 
 
-def _down_padding(hollow: Tensor, padding: Tensor | None, call: "_Call") -> Tensor:
+def _down_padding(call: "_Call", hollow: Tensor, padding: Tensor | None) -> Tensor:
     """What the keys and values of padding gain; nobody reads what its queries attend to."""
-    if padding is None or call.row is None:
+    if padding is None or call.filling is None:
         return hollow.new_zeros(0 if padding is None else padding.shape)
-    by_head = hollow.view(-1, call.request.heads, call.blocks, 2, call.size).sum((0, 2))
+    by_head = hollow.unflatten(0, (-1, call.request.heads, call.blocks)).sum((0, 2))
     return functional.pad(by_head, (0, 0, 1, 0)).transpose(0, 1).flatten()
 
 
 class _Call:
-    """What all kernels of a call are given: tensors, numbers, and how the work is cut."""
+    """What all kernels of a call are given, and how their work is cut."""
 
     def __init__(
         self, qkv: Tensor, table: Tensor | None, padding: Tensor | None, request: Request
     ) -> None:
         size = (qkv.shape[1], qkv.shape[2], qkv.shape[3])
-        self.request, self.n = request, math.prod(request.window)
-        self.size = qkv.shape[-1] // (3 * request.heads)
-        self.extents = request.extents(table)
+        self.request, self.n, self.dtype = request, request.tokens, qkv.dtype
+        self.channels = qkv.shape[-1] // 3
+        self.size, self.extents = self.channels // request.heads, request.extents(table)
         where = plan(size, request, self.extents, masked=padding is None, device=qkv.device)
         self.groups = len(where.groups)
         self.items = len(qkv) * self.groups
-        filled = padding is not None and request.padded(size) != size
-        self.row = padding.detach().to(qkv.dtype).contiguous() if filled else None
+        self.filling = None
+        if padding is not None and request.padded(size) != size:
+            self.filling = padding.detach().to(qkv.dtype).contiguous()
         columns = None if table is None else _columns(table)
-        self.given = (qkv, columns, self.row, where.tokens, where.groups)
+        self.given = (qkv.contiguous(), columns, self.filling, where.tokens, where.groups)
         entries = 0 if columns is None else columns.shape[1]
         self.numbers = (
             *(self.items, self.groups, self.n, where.tokens.shape[1], math.prod(size)),
             *(where.wrap, entries, center(self.extents), self.size**-0.5),
         )
-        self.cut = {"C": qkv.shape[-1] // 3}
-        self.cut |= shape(self.size, self.n, self.items * request.heads, qkv.dtype)
-        self.blocks = triton.cdiv(self.n, self.cut["ROWS"])
-        sets = triton.cdiv(self.items, self.cut["GROUPS"])
-        self.grid = (sets * request.heads * self.blocks,)
+
+    def run(self, kernel: Any, *tensors: Tensor) -> None:
+        """Start a kernel whose programs share the rows of the groups."""
+        cut = self.cut(kernel.__name__)
+        with torch.cuda.device_of(tensors[0]):
+            kernel[self.grid()](*self.given, *tensors, *self.numbers, GROUPS=self.together, **cut)
+
+    def grid(self) -> tuple[int]:
+        """One program for every block of rows of every head of every few groups."""
+        sets = triton.cdiv(self.items, self.together)
+        return (sets * self.request.heads * self.blocks,)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of rows of a group."""
+        return triton.cdiv(self.n, self.cut("attend")["ROWS"])
+
+    @property
+    def together(self) -> int:
+        """How many groups a program takes: two, as long as a GPU is kept busy."""
+        most = 2 if _weight(self.size, self.dtype) <= 32 else 1
+        programs = self.items * self.request.heads * self.blocks
+        return most if programs >= most * _PROGRAMS else 1
+
+    def cut(self, kernel: str) -> dict[str, Any]:
+        """How a kernel's work is cut into programs."""
+        return {"C": self.channels, **shape(kernel, self.size, self.n, self.dtype)}
 
 
 def _columns(table: Tensor) -> Tensor:
     """A head's biases times log2(e), side by side, and then what a key beyond the group finds."""
     columns = table.detach().flatten(0, 2).t().float() * _LOG2_E.value
-    return functional.pad(columns, (0, center(table.shape) + 1), value=_NEVER.value)
+    middle = len(table.flatten(0, 2)) // 2
+    return functional.pad(columns, (0, middle + 1), value=_NEVER.value)
 
 
-def shape(size: int, n: int, heads: int, dtype: torch.dtype) -> dict[str, Any]:
-    """How kernels are cut for groups of n tokens, `heads` of `size` channels in all."""
-    padded = max(16, triton.next_power_of_2(size))
-    rows = max(16, min(64, triton.next_power_of_2(n)))
-    columns = max(16, min(64, triton.next_power_of_2(n)))
+def shape(kernel: str, size: int, n: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Tiles for groups of n tokens with heads of `size` channels, so large as registers allow.
+
+    64 rows are what a Hopper's matrix unit multiplies at once. More columns spread the work of
+    finding rows over more pairs, but the tiles of scores and of biases and the sums of a program
+    have to fit the 255 registers of a thread (168, so that three programs share a
+    multiprocessor, where the heads are small); `tests/kernels` compiles all of these.
+    """
+    weight, most = _weight(size, dtype), max(16, triton.next_power_of_2(n))
+    if kernel == "down_table":
+        columns = 64 if weight <= 32 else 32 if weight <= 128 else 16
+    else:
+        columns = 32 if weight <= (64 if kernel == "down_keys" else 128) else 16
+    rows = min(64, most)
     return {
         "E": size,
-        "PADDED": padded,
+        "PADDED": max(16, triton.next_power_of_2(size)),
         "ROWS": rows,
-        "COLUMNS": columns,
-        "GROUPS": 1,
+        "COLUMNS": min(columns, most),
         "num_warps": rows // 16,
-        "num_stages": 2,
+        "num_stages": 2 if weight <= 128 else 1,
+        "maxnreg": 168 if weight == 16 and kernel != "down_table" else None,
     }
+
+
+def _weight(size: int, dtype: torch.dtype) -> int:
+    """Registers of a row of channels: a float32 is multiplied as two halves, kept beside it."""
+    return max(16, triton.next_power_of_2(size)) * (4 if dtype == torch.float32 else 1)
 
 
 @triton.jit
@@ -167,14 +205,18 @@ def attend(
 ):
     """What ROWS queries of a group read, and log2 of their sums of 2^score; for GROUPS groups."""
     block, head, first = _share(n, C // E, ROWS, GROUPS)
-    qkv, columns, filling = _of_head(qkv, columns, filling, head, entries, center, E)
+    qkv += head * E
+    if columns is not None:
+        columns += head * entries + center
+    if filling is not None:
+        filling += head * E
     token = block * ROWS + tl.arange(0, ROWS)
     place, offset, entry = _lookup(tokens, token, stride)
     entry = tl.where(token < n, entry, 0)
     queries, tops, totals, mixes = (), (), (), ()
     for g in tl.static_range(GROUPS):
-        group = _group(groups, first + g, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
+        group = _group(groups, first + g, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
         queries += (_load(qkv + group.item * 3 * C, filling, own, 0, 3 * C, E, PADDED),)
         tops += (tl.full([ROWS], _NEVER, tl.float32),)
         totals += (tl.zeros([ROWS], tl.float32),)
@@ -186,8 +228,8 @@ def attend(
         old_tops, old_totals, old_mixes = tops, totals, mixes
         tops, totals, mixes = (), (), ()
         for g in tl.static_range(GROUPS):
-            group = _group(groups, first + g, items, count, area)
-            rows = _rows(group, other_place, other_offset, other < n, wrap)
+            group = _group(groups, first + g, items, count, area, n)
+            rows = _rows(group, other, other_place, other_offset, wrap)
             key = _load(qkv + group.item * 3 * C, filling, rows, C, 3 * C, E, PADDED)
             value = _load(qkv + group.item * 3 * C, filling, rows, 2 * C, 3 * C, E, PADDED)
             scores = _dot(queries[g], tl.trans(key)) * (scale * _LOG2_E) + bias
@@ -198,9 +240,9 @@ def attend(
             totals += (old_totals[g] * fade + tl.sum(weights, 1),)
             mixes += (_dot(weights.to(value.dtype), value, old_mixes[g] * fade[:, None]),)
     for g in tl.static_range(GROUPS):
-        group = _group(groups, first + g, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
-        mix = mixes[g] * (1 / totals[g])[:, None]
+        group = _group(groups, first + g, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
+        mix = mixes[g] * (1.0 / totals[g])[:, None]
         _store(out + group.item * C + head * E, mix, own, C, E, PADDED)
         line = ((first + g).to(tl.int64) * (C // E) + head) * n
         tl.store(sums + line + token, tops[g] + tl.log2(totals[g]), own.known)
@@ -236,14 +278,18 @@ def down_queries(
 ):
     """The gradients of ROWS queries of a group; for GROUPS groups."""
     block, head, first = _share(n, C // E, ROWS, GROUPS)
-    qkv, columns, filling = _of_head(qkv, columns, filling, head, entries, center, E)
+    qkv += head * E
+    if columns is not None:
+        columns += head * entries + center
+    if filling is not None:
+        filling += head * E
     token = block * ROWS + tl.arange(0, ROWS)
     place, offset, entry = _lookup(tokens, token, stride)
     entry = tl.where(token < n, entry, 0)
     queries, slopes, levels, products, gains = (), (), (), (), ()
     for g in tl.static_range(GROUPS):
-        group = _group(groups, first + g, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
+        group = _group(groups, first + g, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
         queries += (_load(qkv + group.item * 3 * C, filling, own, 0, 3 * C, E, PADDED),)
         slope = _load(grad + group.item * C + head * E, None, own, 0, C, E, PADDED)
         mix = _load(out + group.item * C + head * E, None, own, 0, C, E, PADDED)
@@ -261,8 +307,8 @@ def down_queries(
         old_gains = gains
         gains = ()
         for g in tl.static_range(GROUPS):
-            group = _group(groups, first + g, items, count, area)
-            rows = _rows(group, other_place, other_offset, other < n, wrap)
+            group = _group(groups, first + g, items, count, area, n)
+            rows = _rows(group, other, other_place, other_offset, wrap)
             key = _load(qkv + group.item * 3 * C, filling, rows, C, 3 * C, E, PADDED)
             value = _load(qkv + group.item * 3 * C, filling, rows, 2 * C, 3 * C, E, PADDED)
             scores = _dot(queries[g], tl.trans(key)) * (scale * _LOG2_E) + bias
@@ -271,8 +317,8 @@ def down_queries(
             of_scores = weights * (_dot(slopes[g], tl.trans(value)) - products[g][:, None])
             gains += (_dot(of_scores.to(key.dtype), key, old_gains[g]),)
     for g in tl.static_range(GROUPS):
-        group = _group(groups, first + g, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
+        group = _group(groups, first + g, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
         _store(down + group.item * 3 * C + head * E, gains[g] * scale, own, 3 * C, E, PADDED)
 
 
@@ -309,13 +355,17 @@ def down_keys(
     Scores stand transposed, keys by queries.
     """
     block, head, first = _share(n, C // E, ROWS, GROUPS)
-    qkv, columns, filling = _of_head(qkv, columns, filling, head, entries, center, E)
+    qkv += head * E
+    if columns is not None:
+        columns += head * entries + center
+    if filling is not None:
+        filling += head * E
     token = block * ROWS + tl.arange(0, ROWS)
     place, offset, entry = _lookup(tokens, token, stride)
     keys, values, of_keys, of_values = (), (), (), ()
     for g in tl.static_range(GROUPS):
-        group = _group(groups, first + g, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
+        group = _group(groups, first + g, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
         keys += (_load(qkv + group.item * 3 * C, filling, own, C, 3 * C, E, PADDED),)
         values += (_load(qkv + group.item * 3 * C, filling, own, 2 * C, 3 * C, E, PADDED),)
         of_keys += (tl.zeros([ROWS, PADDED], tl.float32),)
@@ -328,8 +378,8 @@ def down_keys(
         old_keys, old_values = of_keys, of_values
         of_keys, of_values = (), ()
         for g in tl.static_range(GROUPS):
-            group = _group(groups, first + g, items, count, area)
-            rows = _rows(group, other_place, other_offset, other < n, wrap)
+            group = _group(groups, first + g, items, count, area, n)
+            rows = _rows(group, other, other_place, other_offset, wrap)
             query = _load(qkv + group.item * 3 * C, filling, rows, 0, 3 * C, E, PADDED)
             slope = _load(grad + group.item * C + head * E, None, rows, 0, C, E, PADDED)
             line = ((first + g).to(tl.int64) * (C // E) + head) * n
@@ -343,8 +393,8 @@ def down_keys(
             of_keys += (_dot(of_scores.to(query.dtype), query, old_keys[g]),)
     gained = tl.zeros([PADDED], tl.float32), tl.zeros([PADDED], tl.float32)
     for g in tl.static_range(GROUPS):
-        group = _group(groups, first + g, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
+        group = _group(groups, first + g, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
         base = down + group.item * 3 * C + head * E
         _store(base + C, of_keys[g] * scale, own, 3 * C, E, PADDED)
         _store(base + 2 * C, of_values[g], own, 3 * C, E, PADDED)
@@ -391,7 +441,11 @@ def down_table(
     across, blocks = tl.cdiv(n, COLUMNS), tl.cdiv(n, ROWS) * tl.cdiv(n, COLUMNS)
     tile, head = tl.program_id(0) % blocks, tl.program_id(0) // blocks % (C // E)
     share = tl.program_id(0) // (blocks * (C // E))
-    qkv, columns, filling = _of_head(qkv, columns, filling, head, entries, center, E)
+    qkv += head * E
+    if columns is not None:
+        columns += head * entries + center
+    if filling is not None:
+        filling += head * E
     token = tile // across * ROWS + tl.arange(0, ROWS)
     other = tile % across * COLUMNS + tl.arange(0, COLUMNS)
     place, offset, entry = _lookup(tokens, token, stride)
@@ -401,9 +455,9 @@ def down_table(
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for turn in range(tl.cdiv(items - share, shares)):
         number = share + turn * shares
-        group = _group(groups, number, items, count, area)
-        own = _rows(group, place, offset, token < n, wrap)
-        rows = _rows(group, other_place, other_offset, other < n, wrap)
+        group = _group(groups, number, items, count, area, n)
+        own = _rows(group, token, place, offset, wrap)
+        rows = _rows(group, other, other_place, other_offset, wrap)
         query = _load(qkv + group.item * 3 * C, filling, own, 0, 3 * C, E, PADDED)
         key = _load(qkv + group.item * 3 * C, filling, rows, C, 3 * C, E, PADDED)
         value = _load(qkv + group.item * 3 * C, filling, rows, 2 * C, 3 * C, E, PADDED)
@@ -420,7 +474,7 @@ def down_table(
 
 
 class _Group(NamedTuple):
-    """One group: the fields of `plan`, the first row of its item, and whether it exists."""
+    """One group: the fields of `plan`, its item's first row, its tokens: none if there is none."""
 
     row: tl.tensor
     grid_end: tl.tensor
@@ -428,7 +482,7 @@ class _Group(NamedTuple):
     second_end: tl.tensor
     mixed: tl.tensor
     item: tl.tensor
-    there: tl.tensor
+    tokens: tl.tensor
 
 
 class _Rows(NamedTuple):
@@ -448,15 +502,6 @@ def _share(n, HEADS, ROWS: tl.constexpr, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def _of_head(qkv, columns, filling, head, entries, center, E: tl.constexpr):
-    if columns is not None:
-        columns += head * entries + center
-    if filling is not None:
-        filling += head * E
-    return qkv + head * E, columns, filling
-
-
-@triton.jit
 def _lookup(tokens, token, stride):
     """Place in the window, rows beyond the first token's, place in the table."""
     at = tokens + token
@@ -464,22 +509,22 @@ def _lookup(tokens, token, stride):
 
 
 @triton.jit
-def _group(groups, number, items, count, area):
+def _group(groups, number, items, count, area, n):
     at = groups + number % count * _FIELDS
     fields = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4)
     item = (number // count).to(tl.int64) * area
-    return _Group(*fields, item, number < items)
+    return _Group(*fields, item, tl.where(number < items, n, 0))
 
 
 @triton.jit
-def _rows(group, place, offset, known, wrap):
+def _rows(group, token, place, offset, wrap):
     beyond, rolled = (place + group.grid_end) & _BITS, (place + group.roll) & _BITS
     again = (place + group.second_end) & _BITS
     row = group.row + offset
     row -= tl.where((rolled & _BIT_I) != 0, wrap[0], 0)
     row -= tl.where((rolled & _BIT_J) != 0, wrap[1], 0)
     row -= tl.where((rolled & _BIT_K) != 0, wrap[2], 0)
-    return _Rows(row, (beyond & ~rolled | again) != 0, known & group.there)
+    return _Rows(row, (beyond & ~rolled | again) != 0, token < group.tokens)
 
 
 @triton.jit
@@ -529,7 +574,7 @@ def _load(
     channel = FIRST + tl.arange(0, PADDED)[None, :]
     at, known = base + (rows.number[:, None] * STRIDE + channel), rows.known
     if filling is None:
-        known = known & ~rows.hollow
+        known = known & (rows.hollow == 0)
     else:
         at = tl.where(rows.hollow[:, None], filling + channel, at)
     return tl.load(at, _whole(known, E, PADDED), other=0.0)
@@ -538,7 +583,9 @@ def _load(
 @triton.jit
 def _store(base, value, rows, STRIDE: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr):
     at = base + (rows.number[:, None] * STRIDE + tl.arange(0, PADDED)[None, :])
-    tl.store(at, value.to(base.dtype.element_ty), _whole(rows.known & ~rows.hollow, E, PADDED))
+    tl.store(
+        at, value.to(base.dtype.element_ty), _whole(rows.known & (rows.hollow == 0), E, PADDED)
+    )
 
 
 @triton.jit
