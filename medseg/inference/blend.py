@@ -26,14 +26,16 @@ Network = Callable[[Tensor], Tensor]
 class Blend(Protocol):
     """A network as the walk of windows sees it: it runs `forwards` times a window.
 
-    `channels` are averaged over windows, and `out_channels` logits come of them. A logit is at most
-    `gain` times as large as they are (or as 1, where they are smaller).
+    `channels` are averaged over windows, and `out_channels` logits come of them, by the weight
+    (out, f) and bias (out) of `head` if there is one. A logit is at most `gain` times as large as
+    they are (or as 1, where they are smaller).
     """
 
     forwards: int
     channels: int
     out_channels: int
     gain: float
+    head: tuple[Tensor, Tensor] | None
 
     def once(self, windows: Float[Tensor, "b c i j k"]) -> Tensor:
         """One forward of one network."""
@@ -81,6 +83,7 @@ class BlendLogits:
     def __init__(self, models: Sequence[Network], mirroring: Mirroring, *, channels: int) -> None:
         self.channels = self.out_channels = channels
         self.gain = 1.0
+        self.head = None
         self.models = tuple(models)
         self.mirroring = mirroring
         self.forwards = len(self.models) * len(mirroring.ways)
@@ -140,6 +143,7 @@ class BlendFeatures:
         self.weight = torch.cat([w * (share / len(parts)) for w, _, share in banks], dim=1)
         self.out_channels, self.channels = self.weight.shape
         self.bias = torch.stack([b * (share / len(parts)) for _, b, share in banks]).sum(dim=0)
+        self.head = self.weight, self.bias
         self.gain = float((self.weight.abs().sum(dim=1) + self.bias.abs()).max())
 
     def once(self, windows: Float[Tensor, "b c i j k"]) -> Tensor:

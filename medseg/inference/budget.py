@@ -10,14 +10,15 @@ import torch
 from medseg.fault import InputFault
 from medseg.inference import memory
 from medseg.inference.blend import Network
-from medseg.inference.export import PIECE
+from medseg.inference.cuts import most_voxels
 from medseg.inference.settings import WalkSettings
-from medseg.inference.window import Windows
+from medseg.inference.window import Triple, Windows
 
 log = logging.getLogger(__name__)
 
-# What the export computes with beside its logits.
-EXPORT = 48 << 20
+# What the export computes with: logits of a few voxels at a time, and what belongs to them; and
+# what each further thread takes for its own.
+EXPORT, A_THREAD = 64 << 20, 16 << 20
 BYTES = {torch.float32: 4, torch.float16: 2}
 # A walk that takes no more than this share of what is free need not be measured first.
 CLEARLY_FREE = 0.25
@@ -27,7 +28,7 @@ CLEARLY_FREE = 0.25
 class Need:
     """Bytes that a walk takes, beside what the process holds already.
 
-    `sums` of the open planes, `export` of finished ones, `labels` of the result, and `network` for
+    `sums` of the open bricks, `export` of a finished one, `labels` of the result, and `network` for
     one window.
     """
 
@@ -56,40 +57,32 @@ class Fit:
 class Demand:
     """A walk as far as its memory goes.
 
-    `blended` channels are summed over `windows` along `axis`; `classes` logits of a plane come of
-    them; `label_bytes` hold the result. A window takes `forwards` of a network, one after the
-    other, and each `window_bytes`.
+    `blended` channels are summed over `windows`, which are walked along `axes`; `label_bytes` hold
+    the result. A window takes `forwards` of a network, one after the other, and each
+    `window_bytes`.
     """
 
     windows: Windows
-    axis: int
+    axes: Triple
     blended: int
-    classes: int
     label_bytes: int
     window_bytes: int
     forwards: int = 1
 
     def need(self, sums: torch.dtype, batch_size: int) -> Need:
         """The bytes of one choice."""
-        shape = list(self.windows.shape)
-        plane = math.prod(shape) // shape[self.axis]
-        depth = min(self.windows.patch_size[self.axis], shape[self.axis])
-        window = math.prod(self.windows.patch_size)
+        shape, patch = self.windows.shape, self.windows.patch_size
+        window = math.prod(patch)
         # Folds and mirrorings are added up: their sum, and the next sum.
         copies = 2 if self.forwards > 1 else 0
         results = copies * 4 * window * self.blended * batch_size
+        held = most_voxels(self.windows, self.axes)
         return Need(
-            sums=(self.blended + 1) * plane * depth * BYTES[sums] + 4 * window,
-            export=self._export(plane, depth),
+            sums=(self.blended + 1) * held * BYTES[sums] + 4 * window,
+            export=EXPORT + (torch.get_num_threads() - 1) * A_THREAD,
             labels=self.label_bytes,
             network=self.window_bytes * batch_size + results,
         )
-
-    def _export(self, plane: int, depth: int) -> int:
-        """Logits of a few planes and of the one before them, and what they are made of."""
-        planes = min(max(PIECE // (4 * plane * self.classes), 1), depth)
-        return 4 * plane * ((planes + 1) * self.classes + planes * (self.blended + 1)) + EXPORT
-
 
 def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:
     """The first choice of sums, batch and place that fits, the exact and fast ones first.

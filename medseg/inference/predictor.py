@@ -117,9 +117,9 @@ class Predictor:
         image, record = self._seen(prepared, listener), prepared.record
         target = self.task.target
         walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
-        labels = SourceLabels(record, target, axis=walk.axis)
-        for slab in walk.slabs(self._blend, image, listener=listener):
-            labels.add(slab, self._blend)
+        labels = SourceLabels(record, target)
+        for box in walk.boxes(self._blend, image, listener=listener):
+            labels.add(box, self._blend)
         return LabelVolume(labels.array, record.source_grid, target.labels)
 
     def label_with_probabilities(
@@ -135,12 +135,11 @@ class Predictor:
         walk = self._walk_over(
             image, label_bytes=_label_bytes(record, target) + 4 * self._blend.channels * voxels
         )
-        labels = SourceLabels(record, target, axis=walk.axis)
+        labels = SourceLabels(record, target)
         whole = torch.empty((self._blend.channels, *image.shape[1:]))
-        for slab in walk.slabs(self._blend, image, listener=listener):
-            labels.add(slab, self._blend)
-            planes = slab.mean.shape[walk.axis + 1]
-            whole.narrow(walk.axis + 1, slab.first, planes).copy_(slab.mean)
+        for box in walk.boxes(self._blend, image, listener=listener):
+            labels.add(box, self._blend)
+            whole[(slice(None), *box.place)] = box.mean
         made = LabelVolume(labels.array, record.source_grid, target.labels)
         return made, Probabilities(whole, self._blend, record=record, target=target)
 
@@ -224,9 +223,8 @@ class Predictor:
         )
         return Demand(
             windows=windows,
-            axis=windows.walk_axis(),
+            axes=windows.walk_axes(),
             blended=self._blend.channels,
-            classes=self.task.out_channels,
             label_bytes=label_bytes,
             window_bytes=window_bytes,
             forwards=self._blend.forwards,
@@ -240,7 +238,7 @@ class Predictor:
         fit = fitted(demand, self.settings, self._device)
         return Walk(
             windows=demand.windows,
-            axis=demand.axis,
+            axes=demand.axes,
             batch_size=fit.batch_size,
             device=self.device,
             sums_device=fit.sums_device,

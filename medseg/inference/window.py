@@ -58,9 +58,11 @@ class Windows:
         """How much each voxel of a window weighs in the mean, float32."""
         return gaussian_weight(self.patch_size, self.rule)
 
-    def walk_axis(self) -> int:
-        """The axis along which the fewest voxels are held at a time: the longest in patches."""
-        return max(range(3), key=lambda axis: self.shape[axis] / self.patch_size[axis])
+    def walk_axes(self) -> Triple:
+        """The axes from the longest in patches on; walked so, the fewest voxels are held."""
+        lengths = [side / patch for side, patch in zip(self.shape, self.patch_size, strict=True)]
+        i, j, k = sorted(range(3), key=lambda axis: -lengths[axis])
+        return i, j, k
 
 
 @lru_cache(maxsize=8)

@@ -127,7 +127,7 @@ def walked(blend: Blend) -> torch.Tensor:
     torch.manual_seed(1)
     image = torch.randn(1, 30, 14, 13)
     windows = Windows.over((30, 14, 13), (12, 12, 12), overlap=0.5)
-    return gathered(Walk(windows=windows, axis=0), blend, image)
+    return gathered(Walk(windows=windows, axes=(0, 1, 2)), blend, image)
 
 
 @pytest.mark.parametrize(("classes", "folds"), [(3, 1), (7, 2)])

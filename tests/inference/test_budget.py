@@ -51,9 +51,8 @@ def test_a_budget_holds_under_a_limit_of_the_system() -> None:
 def test_where_float32_does_not_fit_float16_is_taken() -> None:
     demand = Demand(
         windows=Windows.over((400, 64, 64), (32, 32, 32), overlap=0.5),
-        axis=0,
+        axes=(0, 1, 2),
         blended=400,
-        classes=4,
         label_bytes=0,
         window_bytes=0,
     )
@@ -71,9 +70,8 @@ def test_where_float32_does_not_fit_float16_is_taken() -> None:
 def test_fewer_windows_run_at_a_time_where_all_do_not_fit() -> None:
     demand = Demand(
         windows=Windows.over((400, 64, 64), (32, 32, 32), overlap=0.5),
-        axis=0,
+        axes=(0, 1, 2),
         blended=4,
-        classes=4,
         label_bytes=0,
         window_bytes=100 * MB,
     )

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from medseg.inference.blend import BlendLogits, Mirroring
 from medseg.inference.export import SourceLabels
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import WalkSettings
-from medseg.inference.walk import Slab
+from medseg.inference.walk import Walk
+from medseg.inference.window import Windows
 from medseg.preprocess.normalise import Normalisation
 from medseg.preprocess.record import Preprocessing
 from medseg.volume import Grid, LabelTable, Region, Target, Task, Volume
@@ -83,22 +86,36 @@ def test_regions_are_written_in_their_order() -> None:
     assert (found.array == 7).any()
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+class Given:
+    """The logits of a volume, whatever the window: a network for a walk of one's own numbers."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """`windows` hold the number of each voxel."""
+        return self.logits.flatten(1)[:, windows[:, 0].long()].movedim(0, 1)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("spacing", [(1.4, 2.7, 2.2), (3.1, 1.2, 5.0)])
 @pytest.mark.parametrize("target", [Target(TABLE), REGIONS])
-def test_export_equals_interpolating_every_channel_at_once(target: Target, axis: int) -> None:
+def test_export_equals_interpolating_every_channel_at_once(
+    target: Target, spacing: tuple[float, float, float], axes: tuple[int, int, int]
+) -> None:
     volume = Volume(scene((21, 17, 19))[None], Grid((21, 17, 19), OBLIQUE), ("CT",))
-    image, record = Preprocessing((1.4, 2.7, 2.2), (Normalisation("none"),)).apply(volume)
+    image, record = Preprocessing(spacing, (Normalisation("none"),)).apply(volume)
     shape = (target.output_channels, *image.shape[1:])
     logits = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     whole = np.stack([record.restore_channel(channel) for channel in logits])
     decided = whole > 0 if target.is_regions else whole.argmax(0)[None]
     wanted = record.place(target.decode(decided))
-    found = SourceLabels(record, target, axis=axis)
-    blend = BlendLogits([], Mirroring(), channels=len(logits))
-    planes = image.shape[1 + axis]
-    for low, high in ((0, 1), (1, 4), (4, 5), (5, planes)):
-        piece = torch.from_numpy(logits).narrow(axis + 1, low, high - low)
-        found.add(Slab(low, piece), blend)
+    blend = BlendLogits([Given(torch.from_numpy(logits))], Mirroring(), channels=len(logits))
+    numbers = torch.arange(image[0].size).reshape(1, *image.shape[1:]).float()
+    windows = Windows.over(numbers.shape[1:], (6, 5, 4), overlap=0.5)
+    found = SourceLabels(record, target)
+    for box in Walk(windows=windows, axes=axes).boxes(blend, numbers):
+        found.add(box, blend)
     assert found.array.dtype == wanted.dtype
     np.testing.assert_array_equal(found.array, wanted)
 

@@ -1,5 +1,6 @@
-"""The walk equals its peers', along any axis, by either rule and in either type."""
+"""The walk equals its peers', along any axes, by either rule and in either type."""
 
+import itertools
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,6 +16,7 @@ from medseg.inference.walk import Walk, gathered
 from medseg.inference.window import Windows, gaussian_weight
 
 Shape = tuple[int, int, int]
+ORDERS = list(itertools.permutations(range(3)))
 
 
 def network(channels: int = 3) -> nn.Module:
@@ -29,21 +31,21 @@ def walked(image: torch.Tensor, patch: Shape, **settings: object) -> torch.Tenso
     i, j, k = image.shape[1:]
     windows = Windows.over((i, j, k), patch, overlap=overlap, rule=rule)
     mirroring = settings.pop("mirroring", Mirroring())
-    walk = Walk(windows=windows, axis=settings.pop("axis", 0), **settings)
+    walk = Walk(windows=windows, axes=settings.pop("axes", (0, 1, 2)), **settings)
     return gathered(walk, BlendLogits([network()], mirroring, channels=3), image)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("axes", ORDERS)
 @pytest.mark.parametrize("shape", [(40, 33, 25), (16, 12, 16), (9, 40, 13), (7, 5, 50)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.8])
-def test_a_walk_along_any_axis_equals_monais_inferer(
-    axis: int, shape: Shape, overlap: float
+def test_a_walk_along_any_axes_equals_monais_inferer(
+    axes: Shape, shape: Shape, overlap: float
 ) -> None:
     image, patch = torch.randn(2, *shape), (16, 12, 16)
     theirs = SlidingWindowInferer(patch, sw_batch_size=2, overlap=overlap, mode="gaussian")
     with torch.no_grad():
         wanted = theirs(image[None], network())[0]
-    found = walked(image, patch, overlap=overlap, axis=axis, batch_size=3)
+    found = walked(image, patch, overlap=overlap, axes=axes, batch_size=3)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -107,11 +109,11 @@ def test_the_weight_is_nnunets_to_the_bit(patch: Shape) -> None:
 
 
 @pytest.mark.parametrize("rule", get_args(WindowRule))
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_float16_sums_stay_near_those_of_float32(rule: WindowRule, axis: int) -> None:
+@pytest.mark.parametrize("axes", ORDERS)
+def test_float16_sums_stay_near_those_of_float32(rule: WindowRule, axes: Shape) -> None:
     image, patch = torch.randn(2, 30, 29, 41), (16, 12, 16)
-    exact = walked(image, patch, rule=rule, axis=axis)
-    half = walked(image, patch, rule=rule, axis=axis, sums=torch.float16)
+    exact = walked(image, patch, rule=rule, axes=axes)
+    half = walked(image, patch, rule=rule, axes=axes, sums=torch.float16)
     away = (exact - half).abs()
     assert away.mean() < 1e-3
     assert (exact.argmax(0) == half.argmax(0)).float().mean() > 0.99

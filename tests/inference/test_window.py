@@ -53,8 +53,8 @@ def test_progress_counts_windows_to_the_end() -> None:
     events: list[Progress] = []
     image = torch.randn(2, 40, 16, 16)
     windows = Windows.over((40, 16, 16), (16, 16, 16), overlap=0.5)
-    walk = Walk(windows=windows, axis=1, batch_size=3)
-    list(walk.slabs(blend_logits(network()), image, listener=events.append))
+    walk = Walk(windows=windows, axes=(1, 0, 2), batch_size=3)
+    list(walk.boxes(blend_logits(network()), image, listener=events.append))
     assert [(event.done, event.total) for event in events] == [(3, 4), (4, 4)]
 
 

@@ -82,7 +82,7 @@ def export_sums(
     """The labels of logits = weight @ (sums / counts) + bias; and the largest size of a mean.
 
     `head` is (weight, bias) of a last layer that looks at each voxel alone; without it the means,
-    sums / counts, are the logits. Labels are those of `pruned_argmax` or, given `values`, of
+    sums / counts rounded to the type of sums, are the logits. Labels are those of `pruned_argmax` or, given `values`, of
     `pruned_regions`. The logits of a whole plane are never held by compiled, and those of a few
     planes at a time by the others. Products are summed in another order by each backend, so labels
     may differ where logits are equal but for rounding. What is no number shows in the size, NaN.

@@ -77,13 +77,16 @@ def _export(
     labels: Tensor,
 ) -> tuple[Tensor, Tensor]:
     if source.values.dtype is not torch.float32:
-        for block in blocks(source, places):
-            _fill(labels[block.rows], Source(block.logits), block.places, values)
+        # Widened a few planes at a time.
+        means = Source(source.values, source.counts)
+        for block in blocks(means, places):
+            wide = Source(block.logits, None, source.weight, source.bias)
+            _fill(labels[block.rows], wide, block.places, values)
         return labels, source.largest()
     largest = _fill(labels, source, places, values)
     sides = source.values.shape[1:]
     read_all = all(place.reads_all(side) for place, side in zip(places, sides, strict=True))
-    return labels, largest if read_all else source.largest()
+    return labels, largest if read_all or source.is_logits else source.largest()
 
 
 def _fill(

@@ -45,7 +45,7 @@ def _export(
     else:
         labels = _labels(source, places, regions, backend)
         largest = source.largest()
-    return labels, torch.zeros_like(largest) if source.is_logits else largest
+    return labels, largest
 
 
 @_export.register_fake

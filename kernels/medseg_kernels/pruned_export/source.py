@@ -32,14 +32,16 @@ class Source:
         return self.weight is None and self.counts is None
 
     def means(self, first: int, last: int) -> Tensor:
-        """The values / counts of some planes along i, (f, i, j, k) float32."""
-        means = self.values[:, first:last].float()
-        return means if self.counts is None else means / self.counts[first:last].float()
+        """The values / counts of some planes along i, (f, i, j, k): rounded as they, then float32."""
+        means = self.values[:, first:last]
+        return (means if self.counts is None else means / self.counts[first:last]).float()
 
     def largest(self) -> Tensor:  # () float32
-        """The largest size of a mean; NaN if there is one."""
-        planes = max(COPY // self.values[:, 0].numel(), 1)
+        """The largest size of a mean, NaN if there is one; 0 where the values are the logits."""
         found = self.values.new_zeros((), dtype=torch.float32)
+        if self.is_logits:
+            return found
+        planes = max(COPY // self.values[:, 0].numel(), 1)
         for first in range(0, self.values.shape[1], planes):
             means = self.means(first, first + planes)
             found = torch.maximum(found, torch.linalg.vector_norm(means, ord=float("inf")))

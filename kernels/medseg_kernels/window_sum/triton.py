@@ -7,6 +7,8 @@ be fused, so that it is the reference's.
 # Capitals mark what a kernel is compiled for; Triton gives its arguments their types.
 # ruff: noqa: ANN001, ANN201, N803
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -25,11 +27,12 @@ def add_window(
 ) -> None:
     """Not a bit differs from the reference."""
     channels, i, j, k = sums.shape
-    cut = min(CHANNELS, triton.next_power_of_2(channels))
-    grid = (triton.cdiv(i * j * k, VOXELS), triton.cdiv(channels, cut))
     arrays = [argument for x in (sums, counts, features, weight) for argument in (x, *x.stride())]
+    size: dict[str, Any] = {"channels": channels, "voxels": i * j * k, "side_j": j, "side_k": k}
+    cut: dict[str, Any] = {"VOXELS": VOXELS, "CHANNELS": min(CHANNELS, triton.next_power_of_2(channels))}
+    grid = (triton.cdiv(i * j * k, VOXELS), triton.cdiv(channels, cut["CHANNELS"]))
     with torch.cuda.device_of(sums):
-        add[grid](*arrays, channels, i * j * k, j, k, VOXELS=VOXELS, CHANNELS=cut, **OPTIONS)
+        add[grid](*arrays, **size, **cut, **OPTIONS)
 
 
 @triton.jit

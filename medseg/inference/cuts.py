@@ -1,0 +1,90 @@
+"""How a volume is cut into bricks, so that few of its voxels are held while windows are walked.
+
+Along the two axes that are walked first a volume is cut where windows begin. Windows come in order,
+so when one is done, no later one touches what lies before the next begins: a brick is finished.
+Along the third axis bricks are as long as the volume.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from medseg.inference.window import Triple, Windows
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """One axis in pieces: piece n lies from `bounds[n]` to before `bounds[n + 1]`.
+
+    Of the windows along the axis, by their number, `touched[n]` are the first and the last to
+    touch it.
+    """
+
+    bounds: tuple[int, ...]
+    touched: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def along(cls, windows: Windows, axis: int, *, whole: bool) -> "Cuts":
+        """The pieces of an axis; a single one if it is to stay `whole`."""
+        side, patch = windows.shape[axis], windows.patch_size[axis]
+        starts = [max(start, 0) for start in windows.starts[axis]]
+        cuts = starts[:1] if whole else starts
+        # What lies beyond the last start is cut as well, for most of it is touched late.
+        step = max((b - a for a, b in itertools.pairwise(cuts)), default=side)
+        bounds = (*cuts, *range(cuts[-1] + step, side, step), side)
+        touched = []
+        for low, high in itertools.pairwise(bounds):
+            those = [n for n, start in enumerate(starts) if low - patch < start < high]
+            touched.append((those[0], those[-1]))
+        return cls(bounds, tuple(touched))
+
+    def __len__(self) -> int:
+        """How many pieces there are."""
+        return len(self.touched)
+
+    def finished_by(self, window: int) -> list[int]:
+        """The pieces that no window after this one touches."""
+        return [n for n, (_, last) in enumerate(self.touched) if last == window]
+
+    def over(self, low: int, high: int) -> list[int]:
+        """The pieces that lie between two places, or in part."""
+        pairs = enumerate(itertools.pairwise(self.bounds))
+        return [n for n, (first, end) in pairs if first < high and low < end]
+
+    def before(self, piece: int) -> int:
+        """The place of the voxel before a piece, which stands beside it; or where it begins."""
+        return max(self.bounds[piece] - 1, 0)
+
+    def room(self, piece: int) -> int:
+        """Room for the voxels of a piece and one before it, if there is one."""
+        return self.bounds[piece + 1] - self.bounds[piece] + (len(self) > 1)
+
+
+def cuts_of(windows: Windows, axes: Triple) -> tuple[Cuts, Cuts, Cuts]:
+    """The pieces along i, j and k of a volume that is walked along `axes`, the first one slowest."""
+    i, j, k = (Cuts.along(windows, axis, whole=axis == axes[2]) for axis in range(3))
+    return i, j, k
+
+
+def most_voxels(windows: Windows, axes: Triple) -> int:
+    """The most voxels that are held at a time: of bricks, and of planes beside bricks to come."""
+    cuts = cuts_of(windows, axes)
+    slow, fast, row = cuts[axes[0]], cuts[axes[1]], windows.shape[axes[2]]
+    numbers = itertools.product(*(range(len(windows.starts[axis])) for axis in axes[:2]))
+    opened = max(sum(_open(slow, fast, *number)) for number in numbers)
+    longest, widest = (max(map(along.room, range(len(along)))) for along in (slow, fast))
+    # One more brick, that the walk is done with and the export perhaps not.
+    finished = longest * widest
+    beside = sum(map(fast.room, range(len(fast)))) + longest
+    return row * (opened + finished + beside)
+
+
+def _open(slow: Cuts, fast: Cuts, window: int, column: int) -> Iterator[int]:
+    """The room of each brick that is open once a row of windows was added."""
+    for piece, (first, last) in enumerate(slow.touched):
+        if not first <= window <= last:
+            continue
+        for other, (first_column, last_column) in enumerate(fast.touched):
+            is_there = (first, first_column) <= (window, column)
+            if is_there and (window, column) <= (last, last_column):
+                yield slow.room(piece) * fast.room(other)
