@@ -1,12 +1,12 @@
-"""Convolutions by AMX tiles, float32 in two parts: a C source, and its operator for torch."""
+"""Convolutions by AMX tiles, float32 in two parts: a C source, and its calls."""
 
 import ctypes
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from medseg_kernels.convolution.maps import channels_last, map_like
 from medseg_kernels.native import NotCompiledError, address, in_threads, library, ranges
 
 SOURCE = Path(__file__).with_name("split.c")
@@ -41,78 +41,13 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
     return _unready()
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolved map (b, o, i, j, k), lying channels last."""
-    return _convolve(x, weight, bias)
-
-
-@torch.compiler.assume_constant_result
-def _unready() -> str | None:
-    try:
-        return None if library(SOURCE).ready() else "this CPU has no AMX, or the system forbids it"
-    except NotCompiledError as error:
-        return str(error)
-
-
-@torch.library.custom_op("medseg::convolution", mutates_args=())
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _times(x, weight, bias, turned=False)
-
-
-@_convolve.register_fake
-def _convolve_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
-    return _map(x, weight.shape[0])
-
-
-@torch.library.custom_op("medseg::convolution_backward", mutates_args=())
-def _convolve_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x and weight; empty where they are not asked for."""
-    return (
-        _times(gradient, weight, None, turned=True) if of_x else x.new_empty(0),
-        _weight_gradient(x, gradient, weight) if of_weight else x.new_empty(0),
-    )
-
-
-@_convolve_backward.register_fake
-def _convolve_backward_fake(
-    gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
-) -> tuple[Tensor, Tensor]:
-    return (
-        _map(gradient, x.shape[1]) if of_x else x.new_empty(0),
-        weight.new_empty(weight.shape) if of_weight else x.new_empty(0),
-    )
-
-
-def _keep(
-    ctx: Any,
-    inputs: tuple[Tensor, Tensor, Tensor | None],
-    output: Tensor,  # noqa: ARG001
-) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    of_x, of_weight, of_bias = ctx.needs_input_grad
-    slope_x, slope_weight = _convolve_backward(gradient, *ctx.saved_tensors, of_x, of_weight)
-    return (
-        slope_x if of_x else None,
-        slope_weight if of_weight else None,
-        gradient.sum((0, 2, 3, 4)) if of_bias else None,
-    )
-
-
-_convolve.register_autograd(_gradients, setup_context=_keep)
-
-
-def _times(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
     """The map convolved with the weight, or with the weight turned: from its outputs back."""
-    x, weight = _channels_last(x), weight.detach()
+    x, weight = channels_last(x), weight.detach()
     bias = None if bias is None else bias.detach().contiguous()
     outputs = weight.shape[1 if turned else 0]
     shape = _Shape(*x.shape[2:], x.shape[1], outputs, *weight.shape[2:])
-    packed, result = _pack(weight, shape, turned=turned), _map(x, outputs)
+    packed, result = _pack(weight, shape, turned=turned), map_like(x, outputs)
 
     def work(begin: int, end: int) -> None:
         space = _space("convolve_space", shape)
@@ -126,28 +61,9 @@ def _times(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> T
     return result
 
 
-def _pack(weight: Tensor, shape: _Shape, *, turned: bool) -> Tensor:
-    """The weight as tiles of both parts."""
-    out, into, *along = weight.stride()
-    strides, first = _Strides(out, into, *along), 0
-    if turned:
-        ends = zip(weight.shape[2:], along, strict=True)
-        first = sum((side - 1) * stride for side, stride in ends)
-        strides = _Strides(into, out, *(-stride for stride in along))
-    packed = weight.new_empty(_count("packed_size", shape), dtype=torch.bfloat16)
-
-    def work(begin: int, end: int) -> None:
-        library(SOURCE).pack(
-            ctypes.byref(shape), address(weight, first), ctypes.byref(strides), address(packed),
-            _Number(begin), _Number(end),
-        )  # fmt: skip
-
-    in_threads(-(-shape.out // _BLOCK), work)
-    return packed
-
-
-def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
-    x, gradient = _channels_last(x), _channels_last(gradient)
+def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
+    """The weight's gradient, (o, c, a, b, d)."""
+    x, gradient = channels_last(x), channels_last(gradient)
     outputs, inputs, *kernel = weight.shape
     shape = _Shape(*x.shape[2:], inputs, outputs, *kernel)
     sizes = (-(-size // _BLOCK) * _BLOCK for size in (inputs, outputs))
@@ -168,14 +84,32 @@ def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     return total[..., :inputs, :outputs].permute(4, 3, 0, 1, 2).contiguous()
 
 
-def _map(x: Tensor, channels: int) -> Tensor:
-    """A map as large as x, lying channels last."""
-    size = (len(x), channels, *x.shape[2:])
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+@torch.compiler.assume_constant_result
+def _unready() -> str | None:
+    try:
+        return None if library(SOURCE).ready() else "this CPU has no AMX, or the system forbids it"
+    except NotCompiledError as error:
+        return str(error)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.detach().contiguous(memory_format=torch.channels_last_3d)
+def _pack(weight: Tensor, shape: _Shape, *, turned: bool) -> Tensor:
+    """The weight as tiles of both parts."""
+    out, into, *along = weight.stride()
+    strides, first = _Strides(out, into, *along), 0
+    if turned:
+        ends = zip(weight.shape[2:], along, strict=True)
+        first = sum((side - 1) * stride for side, stride in ends)
+        strides = _Strides(into, out, *(-stride for stride in along))
+    packed = weight.new_empty(_count("packed_size", shape), dtype=torch.bfloat16)
+
+    def work(begin: int, end: int) -> None:
+        library(SOURCE).pack(
+            ctypes.byref(shape), address(weight, first), ctypes.byref(strides), address(packed),
+            _Number(begin), _Number(end),
+        )  # fmt: skip
+
+    in_threads(-(-shape.out // _BLOCK), work)
+    return packed
 
 
 def _space(name: str, shape: _Shape) -> Tensor:

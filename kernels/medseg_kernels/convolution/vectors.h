@@ -1,0 +1,44 @@
+/* Vectors of floats: as wide as the machine's, and what plain C lacks for them. */
+
+#if defined(__AVX512F__) || defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+/* Floats of a vector. */
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__FMA__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef long long number;
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const anywhere *)from; }
+INLINE void store(float *to, vec value) { *(anywhere *)to = value; }
+INLINE vec splat(float value) { return value - (vec){0}; }
+
+/* c + a b, rounded once where the machine can. */
+INLINE vec plus(vec c, vec a, vec b)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return c + a * b;
+#endif
+}
+
+static number least(number one, number other) { return one < other ? one : other; }
+static number most(number one, number other) { return one > other ? one : other; }
+static number up(number value, number step) { return (value + step - 1) / step * step; }
