@@ -166,6 +166,8 @@ class TrainerSection(Section):
     """Of the network's numbers; bf16-mixed is fast on recent GPUs and CPUs with AMX, else slow."""
     gradient_clip: Positive | None = 12.0
     """Largest norm of the gradient; null leaves it."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of a running average of the weights, which is validated and kept; null: no average."""
     validate_every: Count = 25
     """Epochs between validations on whole cases."""
     checkpoint_every: Count = 250
@@ -200,4 +202,5 @@ class TrainerSection(Section):
             accelerator=self.accelerator,
             devices=self.devices,
             strategy=self.strategy,
+            average=self.average,
         )

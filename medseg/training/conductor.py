@@ -8,6 +8,7 @@ the data module draws sample n from (seed, n) alone, the network's random number
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from medseg.progress import Listener, Progress
 from medseg.training import checkpoints
+from medseg.training.average import WeightAverage
 from medseg.training.examiner import Examiner, over_ranks
 from medseg.training.log import RunLog
 from medseg.training.module import SegmentationModule
@@ -27,7 +29,11 @@ from medseg.training.state import RunState
 
 
 class Conductor(Callback):
-    """Conducts a run in `folder`; `content` is a checkpoint to continue from."""
+    """Conducts a run in `folder`; `content` is a checkpoint to continue from.
+
+    With `average`, a decay, the running average of the weights is validated and kept as the best;
+    the steps go on from the weights themselves.
+    """
 
     def __init__(
         self,
@@ -37,6 +43,7 @@ class Conductor(Callback):
         identity: Mapping[str, str],
         examiner: Examiner,
         listener: Listener,
+        average: float | None,
         content: Mapping[str, Any] | None,
     ) -> None:
         self.state = RunState() if content is None else RunState.from_plain(content["state"])
@@ -45,6 +52,8 @@ class Conductor(Callback):
         self._identity = dict(identity)
         self._examiner = examiner
         self._listener = listener
+        self._decay = average
+        self._average: WeightAverage | None = None
         self._content = content
         self._log: RunLog | None = None
         self._session_step = self.state.step
@@ -67,10 +76,12 @@ class Conductor(Callback):
             checkpoints.tidy(self._folder / "checkpoints")
             self._log = RunLog(self._folder, step=self.state.step)
         if self._content is None:
+            self._begin_average(module.model.state_dict())
             self._save(trainer, module)
             return
         module.model.load_state_dict(self._content["model"])
         trainer.optimizers[0].load_state_dict(self._content["optimizer"])
+        self._begin_average(self._content.get("average") or self._content["model"])
         self._content = None
 
     def on_train_batch_start(
@@ -98,6 +109,8 @@ class Conductor(Callback):
         loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
         state.step += 1
         state.add_loss(loss)
+        if self._average is not None:
+            self._average.add(module.model.state_dict(), step=state.step)
         self._read_clock(trainer)
         trainer.should_stop = is_over = self.progress >= 1.0
         is_best = False
@@ -119,6 +132,13 @@ class Conductor(Callback):
         if isinstance(exception, SIGTERMException):
             self._save(trainer, _module(pl_module))
         self._close_log()
+
+    def _begin_average(self, weights: Mapping[str, Tensor]) -> None:
+        if self._decay is not None:
+            self._average = WeightAverage(weights, decay=self._decay)
+
+    def _averaged(self, module: SegmentationModule) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.in_place_of(module.model)
 
     def _close_log(self) -> None:
         if self._log is not None:
@@ -151,13 +171,15 @@ class Conductor(Callback):
             self._log.add(row)
         if trainer.is_global_zero and (is_over or rhythm.draws(state.step)):
             picture = self._folder / "pictures" / f"step_{state.step:06d}.png"
-            self._examiner.draw(trainer, module, picture, state.step)
+            with self._averaged(module):
+                self._examiner.draw(trainer, module, picture, state.step)
         return is_best
 
     def _validate(self, trainer: pl.Trainer, module: SegmentationModule) -> Tensor:
         """Mean Dice of each foreground name; how long it took is kept for the end of the run."""
         before = self.state.seconds
-        dice = self._examiner.score(trainer, module)
+        with self._averaged(module):
+            dice = self._examiner.score(trainer, module)
         self._read_clock(trainer)
         self.state.closing_seconds = self.state.seconds - before
         return dice
@@ -167,15 +189,15 @@ class Conductor(Callback):
     ) -> None:
         if not trainer.is_global_zero:
             return
-        content = {
-            "model": module.model.state_dict(),
-            "state": self.state.to_plain(),
-            "identity": self._identity,
-        }
+        weights = module.model.state_dict()
+        average = {} if self._average is None else self._average.state()
+        content = {"state": self.state.to_plain(), "identity": self._identity}
         folder = self._folder / "checkpoints"
         if is_best:
-            checkpoints.save_best(folder, content)
-        checkpoints.save_last(folder, {**content, "optimizer": trainer.optimizers[0].state_dict()})
+            checkpoints.save_best(folder, {**content, "model": average or weights})
+        own = {"model": weights, "average": average}
+        optimizer = trainer.optimizers[0].state_dict()
+        checkpoints.save_last(folder, {**content, **own, "optimizer": optimizer})
 
     def _tell(self, trainer: pl.Trainer, loss: float) -> None:
         if not trainer.is_global_zero:

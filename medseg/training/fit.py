@@ -30,6 +30,8 @@ class Settings:
         checkpoint_every: steps between checkpoints, within an epoch too.
         picture_every: epochs between validation pictures; the last step is followed by one.
         strategy: `ddp` for several devices, which `auto` chooses too.
+        average: decay of a running average of the weights, which is validated and kept; None
+            keeps the weights themselves.
     """
 
     epochs: int = 100
@@ -42,6 +44,7 @@ class Settings:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     strategy: str = "auto"
+    average: float | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in ("auto", "ddp"):
@@ -108,6 +111,7 @@ def fit(
         identity=identity,
         examiner=Examiner(infer=infer, spacing_mm=spacing_mm, listener=listener),
         listener=listener,
+        average=settings.average,
         content=content,
     )
     if conductor.progress < 1.0:
