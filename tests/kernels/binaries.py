@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 # Compute capability and the instruction that multiplies matrices there.
 TARGETS = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
@@ -20,7 +21,11 @@ TARGETS = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel for one GPU: `signature` has a type an argument ("*fp16", "i32", "fp32", ...)."""
+    """One kernel for one GPU: `signature` has a type an argument ("*fp16", "i32", "fp32", ...).
+
+    "*fp16:16" is a pointer to a multiple of 16 bytes, as torch's tensors begin at: a call compiles
+    for that, and loads vectors where it lets it.
+    """
 
     module: str
     kernel: str
@@ -67,12 +72,22 @@ def _compile(job: Job) -> Binary:
     from triton.compiler import ASTSource  # noqa: PLC0415
 
     kernel = getattr(importlib.import_module(job.module), job.kernel)
-    signature = {name: job.signature.get(name, "constexpr") for name in kernel.arg_names}
+    given = {name: job.signature.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = [n for n, kind in enumerate(given.values()) if kind.endswith(":16")]
+    signature = {name: kind.removesuffix(":16") for name, kind in given.items()}
+    attributes = {(number,): [["tt.divisibility", 16]] for number in aligned}
     made = triton.compile(
-        ASTSource(kernel, signature, constexprs=job.constants),
+        ASTSource(kernel, signature, constexprs=job.constants, attrs=attributes),
         target=GPUTarget("cuda", job.capability, 32),
         options={"num_warps": job.warps, "num_stages": job.stages},
     )
+    return told(made)
+
+
+def told(made: Any) -> Binary:
+    """What the binary of a compiled kernel says of itself."""
+    import triton  # noqa: PLC0415
+
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(made.asm["cubin"])
@@ -82,11 +97,11 @@ def _compile(job: Job) -> Binary:
             ).stdout
             for option in ("--dump-resource-usage", "-sass")
         )
-    told = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
+    resources = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     names = sorted(
         set(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(\w+)", text, re.MULTILINE))
     )
-    return Binary(told["REG"], told["STACK"], made.metadata.shared, names)
+    return Binary(resources["REG"], resources["STACK"], made.metadata.shared, names)
 
 
 if __name__ == "__main__":
