@@ -197,7 +197,7 @@ def test_gradients_are_the_same_every_time_on_many_threads() -> None:
         assert all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_what_is_kept_for_the_backward_pass_is_tokens_alone() -> None:
+def test_what_is_kept_for_the_backward_pass_is_qkv_alone() -> None:
     inputs = drawn((8, 8, 8), (5, 5, 5), tabled=False)
     qkv = inputs["qkv"].requires_grad_()
     sizes: list[int] = []
@@ -205,8 +205,8 @@ def test_what_is_kept_for_the_backward_pass_is_tokens_alone() -> None:
         lambda x: sizes.append(x.numel()) or x, lambda x: x
     ):
         neighborhood_attention(qkv, heads=HEADS, window=(5, 5, 5), backend="tiled")
-    assert len(sizes) >= 2
-    assert sum(sizes) <= qkv.numel() * 4 // 3
+    assert sizes
+    assert sum(sizes) <= qkv.numel()
 
 
 @pytest.mark.parametrize("size", [(0, 4, 4), (4, 4, 0), None], ids=["no i", "no k", "no batch"])

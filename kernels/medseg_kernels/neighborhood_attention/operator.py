@@ -56,7 +56,7 @@ def _attend_fake(
 @torch.library.custom_op("medseg::neighborhood_attention_backward", mutates_args=())
 def _attend_backward(
     grad: Tensor,
-    out: Tensor,
+    out: Tensor | None,  # the triton backend's
     sums: Tensor,
     qkv: Tensor,
     table: Tensor | None,
@@ -75,14 +75,15 @@ def _attend_backward(
     if backend == "triton":
         from medseg_kernels.neighborhood_attention import triton  # noqa: PLC0415
 
+        assert out is not None
         return triton.backward(grad, out, sums, qkv, table, request=request)
-    return tiled.backward(grad, out, qkv, table, request=request)
+    return tiled.backward(grad, qkv, table, request=request)
 
 
 @_attend_backward.register_fake
 def _attend_backward_fake(
     grad: Tensor,  # noqa: ARG001
-    out: Tensor,  # noqa: ARG001
+    out: Tensor | None,  # noqa: ARG001
     sums: Tensor,  # noqa: ARG001
     qkv: Tensor,
     table: Tensor | None,
@@ -97,7 +98,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     qkv, table, *ctx.request = inputs
     out, sums = output
     ctx.mark_non_differentiable(sums)
-    ctx.save_for_backward(out, sums, qkv, table)
+    kept = out if ctx.request[-1] == "triton" else None
+    ctx.save_for_backward(kept, sums, qkv, table)
 
 
 def _gradients(ctx: Any, grad: Tensor, _of_sums: Tensor) -> tuple[Any, ...]:

@@ -36,10 +36,10 @@ def forward(qkv: Tensor, table: Tensor | None, *, request: Request) -> Tensor:
 
 
 def backward(
-    grad: Tensor, out: Tensor, qkv: Tensor, table: Tensor | None, *, request: Request
+    grad: Tensor, qkv: Tensor, table: Tensor | None, *, request: Request
 ) -> tuple[Tensor, Tensor]:
     """The gradients of qkv and of the table, the latter empty where there is no table."""
-    rows, slopes, outs = (x.flatten(0, 3) for x in (qkv, grad, out))
+    rows, slopes = qkv.flatten(0, 3), grad.flatten(0, 3)
     channels, heads = qkv.shape[-1] // 3, request.heads
     exact = torch.promote_types(qkv.dtype, torch.float32)
     down_query = rows.new_empty((len(rows), channels))
@@ -54,10 +54,9 @@ def backward(
             query = _gather(rows[:, :channels], queries, (heads, -1)).to(exact)
             packed = _gather(rows[:, channels:], keys, (2, heads, -1)).to(exact)
             slope = _gather(slopes, queries, (heads, -1)).to(exact)
-            dot = (slope * _gather(outs, queries, (heads, -1))).sum(-1)
             with torch.autocast(qkv.device.type, enabled=False):
                 d_query, d_packed = _tile_backward(
-                    query, packed, slope, dot, bias, down_bias, request.scale
+                    query, packed, slope, bias, down_bias, request.scale
                 )
             down_query.index_copy_(0, queries.flatten(), d_query.flatten(0, 1).to(qkv.dtype))
             _add_rows(down_key, keys.flatten(), d_packed.flatten(0, 1))
@@ -71,23 +70,22 @@ def _tile_backward(
     query: Tensor,  # (g, n, heads, e)
     packed: Tensor,  # (g, m, 2, heads, e), keys and values
     slope: Tensor,  # (g, n, heads, e)
-    dot: Tensor,  # (g, n, heads), slope times output, summed over e
     bias: Tensor,  # (heads or 1, n, m)
     down_bias: Tensor,  # (heads, n, m), added to
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `query` and `packed`, laid out (g, n, c) and (g, m, 2 c).
 
-    With P = softmax(S), S = scale Q K^T + B, O = P V and G the gradient of O:
-    dV = P^T G, dS = P (G V^T - dot), dQ = scale dS K, dK = scale dS^T Q, dB = dS.
+    With P = softmax(S), S = scale Q K^T + B, and G the gradient of P V: dV = P^T G,
+    dS = P dP - P sum(P dP) with dP = G V^T, dQ = scale dS K, dK = scale dS^T Q, dB = dS.
     """
     g, n, heads, e = query.shape
     query, slope = (x.transpose(1, 2).flatten(0, 1) for x in (query, slope))
     key, value = packed.permute(2, 0, 3, 1, 4).flatten(1, 2)
     start = bias.expand(g, heads, -1, -1).reshape(g * heads, n, -1)
     weights = torch.baddbmm(start, query, key.mT, alpha=scale).softmax(-1)
-    d_scores = torch.bmm(slope, value.mT)
-    d_scores.sub_(dot.transpose(1, 2).reshape(g * heads, n, 1)).mul_(weights)
+    d_scores = torch.bmm(slope, value.mT).mul_(weights)
+    d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
     down_bias.add_(d_scores.unflatten(0, (g, heads)).sum(0))
     d_query = torch.bmm(d_scores, key).mul_(scale)
     d_packed = packed.new_empty((g, key.shape[1], 2, heads, e))
