@@ -83,7 +83,7 @@ class BlendLogits:
     def __init__(self, models: Sequence[Network], mirroring: Mirroring, *, channels: int) -> None:
         self.channels = self.out_channels = channels
         self.gain = 1.0
-        self.head = None
+        self.head: tuple[Tensor, Tensor] | None = None
         self.models = tuple(models)
         self.mirroring = mirroring
         self.forwards = len(self.models) * len(mirroring.ways)
@@ -143,7 +143,7 @@ class BlendFeatures:
         self.weight = torch.cat([w * (share / len(parts)) for w, _, share in banks], dim=1)
         self.out_channels, self.channels = self.weight.shape
         self.bias = torch.stack([b * (share / len(parts)) for _, b, share in banks]).sum(dim=0)
-        self.head = self.weight, self.bias
+        self.head: tuple[Tensor, Tensor] | None = (self.weight, self.bias)
         self.gain = float((self.weight.abs().sum(dim=1) + self.bias.abs()).max())
 
     def once(self, windows: Float[Tensor, "b c i j k"]) -> Tensor:

@@ -85,8 +85,7 @@ class Bricks:
             )
         ]
         touched = [
-            cuts.over(part.start, part.stop)
-            for cuts, part in zip(self._cuts, inside, strict=True)
+            cuts.over(part.start, part.stop) for cuts, part in zip(self._cuts, inside, strict=True)
         ]
         for i, j, k in itertools.product(*touched):
             brick = self._brick((i, j, k))
@@ -100,15 +99,11 @@ class Bricks:
 
     def finished(self, window: Triple) -> Iterator[Box]:
         """Hand on the bricks that no window after this one touches; it is given by its numbers."""
-        last = [
-            cuts.finished_by(number) for cuts, number in zip(self._cuts, window, strict=True)
-        ]
+        last = [cuts.finished_by(number) for cuts, number in zip(self._cuts, window, strict=True)]
         for i, j, k in itertools.product(*last):
             yield self._closed((i, j, k))
 
-    def _shared(
-        self, key: Triple, inside: list[slice], place: Triple
-    ) -> tuple[Slices, Slices]:
+    def _shared(self, key: Triple, inside: list[slice], place: Triple) -> tuple[Slices, Slices]:
         """What a brick and a window have in common, counted from the beginning of each."""
         into, of = [], []
         for cuts, piece, part, start in zip(self._cuts, key, inside, place, strict=True):

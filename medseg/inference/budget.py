@@ -71,8 +71,7 @@ class Demand:
 
     def need(self, sums: torch.dtype, batch_size: int) -> Need:
         """The bytes of one choice."""
-        shape, patch = self.windows.shape, self.windows.patch_size
-        window = math.prod(patch)
+        window = math.prod(self.windows.patch_size)
         # Folds and mirrorings are added up: their sum, and the next sum.
         copies = 2 if self.forwards > 1 else 0
         results = copies * 4 * window * self.blended * batch_size
@@ -83,6 +82,7 @@ class Demand:
             labels=self.label_bytes,
             network=self.window_bytes * batch_size + results,
         )
+
 
 def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:
     """The first choice of sums, batch and place that fits, the exact and fast ones first.

@@ -61,7 +61,7 @@ class Cuts:
 
 
 def cuts_of(windows: Windows, axes: Triple) -> tuple[Cuts, Cuts, Cuts]:
-    """The pieces along i, j and k of a volume that is walked along `axes`, the first one slowest."""
+    """The pieces along i, j and k; windows follow each other along the last of `axes`."""
     i, j, k = (Cuts.along(windows, axis, whole=axis == axes[2]) for axis in range(3))
     return i, j, k
 

@@ -5,6 +5,8 @@ A linear mix of logits can be largest only for a class that is largest, or nearl
 logits of features where it needs them. Class x volume at source resolution never exists.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
@@ -47,12 +49,8 @@ class SourceLabels:
             _between(place, part.start, part.stop)
             for place, part in zip(self._places, box.place, strict=True)
         ]
-        i, j, k = (
-            place.part(part.start, part.stop).after(first)
-            for place, part, first in zip(self._places, rows, box.first, strict=True)
-        )
         if all(part.start < part.stop for part in rows):
-            self._crop[tuple(rows)], largest = self._labels(box, (i, j, k), blend)
+            self._crop[tuple(rows)], largest = self._labels(box, rows, blend)
         else:
             largest = torch.linalg.vector_norm(box.mean, ord=float("inf"))
         # A comparison with NaN is false.
@@ -60,16 +58,35 @@ class SourceLabels:
             refuse_nonfinite_logits(box.logits(blend))
 
     def _labels(
-        self, box: Box, places: tuple[Places, Places, Places], blend: Blend
+        self, box: Box, rows: Sequence[slice], blend: Blend
     ) -> tuple[Integer[np.ndarray, "a b c"], Float[Tensor, ""]]:
-        """The label values, and the largest size of what their logits are made of."""
-        head, regions = blend.head, self.target.is_regions
+        """The label values of `rows`, and the largest size of what their logits are made of."""
+        head, values = blend.head, None
         if head is not None:
             head = head[0].to(box.sums.device), head[1].to(box.sums.device)
-        values = [region.value for region in self.target.regions] if regions else None
-        found, largest = export_sums(box.sums, box.counts, places, head=head, values=values)
-        labels = found.cpu().numpy()
-        return labels if regions else self.target.decode(labels[None]), largest
+        if self.target.is_regions:
+            values = [region.value for region in self.target.regions]
+        first, sums, counts = self._needed(box, rows)
+        i, j, k = (
+            place.part(part.start, part.stop).after(n)
+            for place, part, n in zip(self._places, rows, first, strict=True)
+        )
+        labels, largest = export_sums(sums, counts, (i, j, k), head=head, values=values)
+        found = labels.cpu().numpy()
+        return found if self.target.is_regions else self.target.decode(found[None]), largest
+
+    def _needed(
+        self, box: Box, rows: Sequence[slice]
+    ) -> tuple[list[int], Float[Tensor, "f i j k"], Float[Tensor, "i j k"]]:
+        """Of the planes that were part of boxes before it, those that `rows` lie beyond."""
+        first = [
+            start if int(place.left[part.start]) == start else start + before
+            for place, part, start, before in zip(
+                self._places, rows, box.first, box.before, strict=True
+            )
+        ]
+        i, j, k = (slice(n - start, None) for n, start in zip(first, box.first, strict=True))
+        return first, box.sums[:, i, j, k], box.counts[i, j, k]
 
 
 def _between(place: Places, low: int, high: int) -> slice:

@@ -47,11 +47,11 @@ class Walk:
             results = self._run(blend, image, places)
             if bricks is None:
                 bricks = Bricks(self.windows, self.axes, result=results[0], dtype=self.sums)
-            for number, place, result in zip(batch, places, results, strict=True):
-                bricks.add(place, result)
+            for n, (number, place) in enumerate(zip(batch, places, strict=True)):
+                bricks.add(place, results[n])
                 yield from bricks.finished(number)
             # Or they were held while the next windows run.
-            del results, result
+            del results
             listener(Progress("windows", first + len(batch), len(numbers)))
 
     def _numbers(self) -> list[Triple]:

@@ -82,10 +82,11 @@ def export_sums(
     """The labels of logits = weight @ (sums / counts) + bias; and the largest size of a mean.
 
     `head` is (weight, bias) of a last layer that looks at each voxel alone; without it the means,
-    sums / counts rounded to the type of sums, are the logits. Labels are those of `pruned_argmax` or, given `values`, of
-    `pruned_regions`. The logits of a whole plane are never held by compiled, and those of a few
-    planes at a time by the others. Products are summed in another order by each backend, so labels
-    may differ where logits are equal but for rounding. What is no number shows in the size, NaN.
+    sums / counts rounded to the type of sums, are the logits. Labels are those of `pruned_argmax`
+    or, given `values`, of `pruned_regions`. Logits are made a few at a time: compiled holds a box
+    of them, or none where no voxel lies between others, and the other backends a few planes. Each
+    sums products in an order of its own, so labels may differ where logits are equal but for
+    rounding. What is no number shows in the size, which is NaN then.
 
     Raises:
         ValueError: the tensors have another form, or a forced backend refuses.

@@ -5,7 +5,7 @@ others, compares them as they come.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from medseg_kernels.pruned_export.source import Source
 SOURCE = Path(__file__).with_name("pruned.c")
 # Winners are two bytes, one of whose values says that there is none.
 MOST_CLASSES = 1 << 15
+Triple = tuple[Places, Places, Places]
 _Number = ctypes.c_int64
 _Address = ctypes.c_void_p
 
@@ -55,15 +56,13 @@ def _uncompiled() -> str | None:
     return None
 
 
-def argmax(source: Source, places: tuple[Places, Places, Places]) -> tuple[Tensor, Tensor]:
+def argmax(source: Source, places: Triple) -> tuple[Tensor, Tensor]:
     """The first class of the largest interpolated logit (a, b, c), and the largest mean's size."""
     labels = reference.empty_labels(source.values, places, source.classes)
     return _export(source, places, None, labels)
 
 
-def regions(
-    source: Source, places: tuple[Places, Places, Places], values: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def regions(source: Source, places: Triple, values: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The value of the last region above 0 (a, b, c), and the largest mean's size."""
     given = torch.tensor(values, dtype=torch.int32)
     labels = reference.empty_labels(source.values, places, max(values) + 1)
@@ -72,35 +71,41 @@ def regions(
 
 def _export(
     source: Source,
-    places: tuple[Places, Places, Places],
+    places: Triple,
     values: Tensor | None,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    if source.values.dtype is not torch.float32:
-        # Widened a few planes at a time.
-        means = Source(source.values, source.counts)
-        for block in blocks(means, places):
-            wide = Source(block.logits, None, source.weight, source.bias)
-            _fill(labels[block.rows], wide, block.places, values)
-        return labels, source.largest()
-    largest = _fill(labels, source, places, values)
+    is_wide = source.values.dtype is torch.float32
+    parts = [(labels, source, places)] if is_wide else _widened(labels, source, places)
+    found = torch.stack([_fill(*part, values) for part in parts]).amax()
+    # What no target voxel needs was not read, and means that are logits were not looked at.
     sides = source.values.shape[1:]
     read_all = all(place.reads_all(side) for place, side in zip(places, sides, strict=True))
-    return labels, largest if read_all or source.is_logits else source.largest()
+    looked = is_wide or source.weight is not None
+    return labels, found if source.is_logits or (read_all and looked) else source.largest()
+
+
+def _widened(
+    labels: Tensor, source: Source, places: Triple
+) -> Iterator[tuple[Tensor, Source, Triple]]:
+    """Means of 16 bits as float32, a few planes at a time, and the labels that they give."""
+    for block in blocks(Source(source.values, source.counts), places):
+        means = Source(block.logits, None, source.weight, source.bias)
+        yield labels[block.rows], means, block.places
 
 
 def _fill(
     labels: Tensor,
     source: Source,
-    places: tuple[Places, Places, Places],
+    places: Triple,
     values: Tensor | None,
 ) -> Tensor:
     """Write the labels; returns the largest size of a mean that was read."""
-    counts, weight, bias = (
-        None if one is None else one.detach().float()
-        for one in (source.counts, source.weight, source.bias)
+    counts = None if source.counts is None else source.counts.float()
+    weight, bias = (
+        None if one is None else one.detach().float().contiguous()
+        for one in (source.weight, source.bias)
     )
-    weight = None if weight is None else weight.contiguous()
     left = [place.left.contiguous() for place in places]
     beyond = [place.beyond.contiguous() for place in places]
     call = _Call(

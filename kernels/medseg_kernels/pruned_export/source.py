@@ -32,7 +32,7 @@ class Source:
         return self.weight is None and self.counts is None
 
     def means(self, first: int, last: int) -> Tensor:
-        """The values / counts of some planes along i, (f, i, j, k): rounded as they, then float32."""
+        """The values / counts of some planes along i, rounded to their type, then float32."""
         means = self.values[:, first:last]
         return (means if self.counts is None else means / self.counts[first:last]).float()
 

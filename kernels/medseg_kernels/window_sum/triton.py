@@ -27,12 +27,15 @@ def add_window(
 ) -> None:
     """Not a bit differs from the reference."""
     channels, i, j, k = sums.shape
-    arrays = [argument for x in (sums, counts, features, weight) for argument in (x, *x.stride())]
+    arrays: list[Any] = [
+        argument for x in (sums, counts, features, weight) for argument in (x, *x.stride())
+    ]
     size: dict[str, Any] = {"channels": channels, "voxels": i * j * k, "side_j": j, "side_k": k}
-    cut: dict[str, Any] = {"VOXELS": VOXELS, "CHANNELS": min(CHANNELS, triton.next_power_of_2(channels))}
-    grid = (triton.cdiv(i * j * k, VOXELS), triton.cdiv(channels, cut["CHANNELS"]))
+    together = min(CHANNELS, triton.next_power_of_2(channels))
+    cut: dict[str, Any] = {"VOXELS": VOXELS, "CHANNELS": together, **OPTIONS}
+    grid = (triton.cdiv(i * j * k, VOXELS), triton.cdiv(channels, together))
     with torch.cuda.device_of(sums):
-        add[grid](*arrays, **size, **cut, **OPTIONS)
+        add[grid](*arrays, **size, **cut)
 
 
 @triton.jit
