@@ -1,8 +1,8 @@
 """C sources of this package, compiled once for this machine where it has a compiler.
 
 They are plain C without any header of Python or torch, so a compiler is all that is needed; the
-result is kept in the user's cache under a name that changes with the source, the headers that lie
-beside it, the compiler and the processor.
+result is kept in the user's cache under a name that changes with the source, the headers beside it
+and beside this file, the compiler and the processor.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -114,7 +114,8 @@ def _fingerprint(source: Path, compiler: str) -> str:
     processor = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.is_file() else ""
     # Clock and load change from one moment to the next; the model and its flags do not.
     fixed = [line for line in processor.splitlines() if line.startswith(("flags", "model"))]
-    files = (source, *sorted(source.parent.glob("*.h")))
+    headers = (sorted(folder.glob("*.h")) for folder in (source.parent, Path(__file__).parent))
+    files = (source, *chain.from_iterable(headers))
     told = (version, " ".join(FLAGS).encode(), "\n".join(fixed).encode())
     parts = (*(file.read_bytes() for file in files), *told)
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

@@ -12,9 +12,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "vectors.h"
-
-#include "products.h"
+#include "../products.h"
 #include "transforms.h"
 
 /* ---- tiles ---- */
@@ -32,6 +30,8 @@ typedef struct {
     int kind[3];
     number rows[3], before[3], channels, apart;
 } Cut;
+
+static number most(number one, number other) { return one > other ? one : other; }
 
 static int kind_along(const Shape *s, int axis, int two, int four)
 {
@@ -238,7 +238,7 @@ static void multiply_slots(const Shape *s, float *slots, const float *weight, nu
             w = band((out - at) / LANES);
             for (number row = 0; row < tiles; row += ROWS) {
                 const float *a = slots + slot_size(s) + row * in;
-                const Product p = {a, b, slots + row * out + at, s->in, in, 0, out};
+                const Product p = {a, b, ZEROS, slots + row * out + at, s->in, in, 0, out};
                 MULTIPLY[w](least(ROWS, tiles - row), &p);
             }
         }
@@ -304,7 +304,7 @@ static void add_products(
             w = band((out - at) / LANES);
             for (number row = 0; row < s->in; row += ROWS) {
                 const Product p = {
-                    map + row, gradient + at, to + row * w * LANES, tiles, in, out, 0};
+                    map + row, gradient + at, NULL, to + row * w * LANES, tiles, in, out, 0};
                 ADD_TURNED[w](least(ROWS, s->in - row), &p);
             }
         }

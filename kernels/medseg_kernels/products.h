@@ -1,5 +1,7 @@
 /* Products of matrices, a few rows by a few vectors at a time, summed in registers. */
 
+#include "vectors.h"
+
 /* Rows and vectors of one step: as many sums as there are registers. */
 #if defined(__AVX512F__) || defined(__ARM_NEON)
 enum { ROWS = 8, BAND = 3 };
@@ -7,11 +9,11 @@ enum { ROWS = 8, BAND = 3 };
 enum { ROWS = 4, BAND = 3 };
 #endif
 
-/* Either rows of `to` become those of `a` times `b`, whose `depth` rows lie one after the other; or
-   `to`, whose rows do, gets the transpose of `a` times `b` added, both of `depth` rows. There is at
-   least one. */
+/* Either rows of `to` become those of `a` times `b`, whose `depth` rows lie one after the other, and
+   each has `start` added; or `to`, whose rows do, gets the transpose of `a` times `b` added, both of
+   `depth` rows. There is at least one. */
 typedef struct {
-    const float *a, *b;
+    const float *a, *b, *start;
     float *to;
     number depth, a_apart, b_apart, to_apart;
 } Product;
@@ -25,7 +27,7 @@ INLINE void multiply_rows(const int R, const int W, const int turned, const Prod
     vec sums[ROWS][BAND];
     for (int r = 0; r < R; r++)
         for (int w = 0; w < W; w++)
-            sums[r][w] = turned ? load(p.to + r * to_next + w * LANES) : splat(0);
+            sums[r][w] = load(turned ? p.to + r * to_next + w * LANES : p.start + w * LANES);
     number d = 0;
     do {
         vec line[BAND];
@@ -44,6 +46,9 @@ INLINE void multiply_rows(const int R, const int W, const int turned, const Prod
         for (int w = 0; w < W; w++)
             store(p.to + r * to_next + w * LANES, sums[r][w]);
 }
+
+/* For products that start from nothing. */
+static const float ZEROS[BAND * LANES] = {0};
 
 #define ROWS_CASE(R, W, TURNED) \
     case R: \

@@ -40,5 +40,4 @@ INLINE vec plus(vec c, vec a, vec b)
 }
 
 static number least(number one, number other) { return one < other ? one : other; }
-static number most(number one, number other) { return one > other ? one : other; }
 static number up(number value, number step) { return (value + step - 1) / step * step; }

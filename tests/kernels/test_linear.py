@@ -1,0 +1,161 @@
+"""Linear layers of each width of vectors against torch's in double precision."""
+
+import logging
+import platform
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_kernels import native
+from medseg_kernels.linear import linear, product, refuses
+
+# Shapes of the rows, and numbers of a row: before and after.
+CASES = {
+    "whole vectors": ((2, 5, 6, 7), 48, 96),
+    "odd numbers": ((3, 101), 13, 37),
+    "one number": ((500,), 1, 1),
+    "a row": ((1,), 30, 20),
+    "numbers alone": ((), 30, 20),
+    "sums of sums": ((20000,), 5, 3),
+    "many numbers": ((70,), 300, 130),
+}
+
+
+@pytest.fixture(autouse=True)
+def _any_size_and_processor(monkeypatch) -> None:
+    monkeypatch.setattr(product, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(product, "_is_amd", lambda: True)
+    told = refuses(torch.zeros(1, 1), torch.zeros(1, 1))
+    if told is not None:
+        pytest.skip(told)
+
+
+def _drawn(case: str) -> tuple[Tensor, Tensor, Tensor]:
+    rows, into, out = CASES[case]
+    return torch.randn(*rows, into), torch.randn(out, into), torch.randn(out)
+
+
+def _run(given: tuple[Tensor, ...], backend: str) -> list[Tensor]:
+    leaves = [one.detach().clone().requires_grad_() for one in given]
+    y = linear(*leaves, backend=backend)
+    slope = torch.randn(y.shape, generator=torch.Generator().manual_seed(4))
+    return [y.detach(), *torch.autograd.grad(y, leaves, slope.to(y.dtype))]
+
+
+def _assert_right(case: str) -> None:
+    given = _drawn(case)
+    for some in (given, given[:2]):
+        found = _run(some, "product")
+        expected = _run(tuple(one.double() for one in some), "torch")
+        assert len(found) == len(some) + 1
+        for ours, truth in zip(found, expected, strict=True):
+            assert ours.shape == truth.shape
+            assert (ours - truth).abs().max() <= 1e-5 * truth.abs().max()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_and_gradients_equal_torch_in_double_precision(case) -> None:
+    _assert_right(case)
+
+
+@pytest.mark.parametrize(
+    "without", [("-mno-avx512f",), ("-mno-avx512f", "-mno-fma", "-mno-avx2")], ids=str
+)
+def test_each_width_of_vectors(monkeypatch, without) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("these widths are of x86")
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *without))
+    native.forget()
+    try:
+        for case in CASES:
+            _assert_right(case)
+    finally:
+        native.forget()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit_of_the_rows(threads) -> None:
+    given = _drawn("sums of sums")
+    expected = _run(given, "product")
+    torch.set_num_threads(threads)
+    try:
+        found, again = _run(given, "product"), _run(given, "product")
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+
+
+def test_other_layouts() -> None:
+    x, weight, bias = _drawn("odd numbers")
+    expected = _run((x.double(), weight.double(), bias.double()), "torch")[0]
+    apart = x.transpose(0, 1).contiguous().transpose(0, 1)
+    turned = weight.t().contiguous().t()
+    found = linear(apart, turned, bias[:, None].expand(-1, 2)[:, 0], backend="product")
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    slope = torch.ones(1).expand(expected.shape)  # its strides are all zero
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(linear(x, turned, backend="product"), x, slope)
+    torch.testing.assert_close(gradient, slope @ weight, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["odd numbers", "sums of sums"])
+def test_memory_that_nobody_wrote_is_not_read(case) -> None:
+    given = _drawn(case)
+    expected = _run(given, "product")
+    torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        found = _run(given, "product")
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_what_is_not_a_number_stays_in_its_row() -> None:
+    x, weight, bias = _drawn("odd numbers")
+    x[1, 50, 3] = torch.nan
+    found = linear(x, weight, bias, backend="product").isnan()
+    assert found[1, 50].all()
+    assert found.sum() == found[1, 50].numel()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch 2.15 asks for it itself
+def test_the_operator_keeps_the_promises_of_torch_library() -> None:
+    given = tuple(one.requires_grad_() for one in _drawn("odd numbers"))
+    torch.library.opcheck(torch.ops.medseg.linear.default, given)
+    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
+    for backend in ("product", "torch", None):
+        y = compiled(*given, backend=backend)
+        y.sum().backward()
+        assert torch.equal(y, linear(*given, backend=backend))
+
+
+def test_only_what_is_asked_for_is_differentiated() -> None:
+    x, weight, _ = _drawn("odd numbers")
+    linear(x, weight.requires_grad_(), backend="product").sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
+
+
+def test_refusals_have_reasons_and_a_name_turns_them_into_errors(monkeypatch, caplog) -> None:
+    x, weight, bias = _drawn("odd numbers")
+    assert "float64" in str(refuses(x.double(), weight.double()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "autocast" in str(refuses(x, weight))
+    monkeypatch.setattr(product, "LEAST_PRODUCTS", 1 << 24)
+    with caplog.at_level(logging.DEBUG, logger="medseg_kernels.linear"):
+        assert torch.equal(linear(x, weight, bias), functional.linear(x, weight, bias))
+    assert "fewer than 16777216 products" in caplog.text
+    with pytest.raises(ValueError, match="'product' refuses: there are fewer"):
+        linear(x, weight, backend="product")
+    monkeypatch.setattr(product, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(product, "_is_amd", lambda: False)
+    assert "MKL" in str(refuses(x, weight))
+    with pytest.raises(ValueError, match="no backend 'best'"):
+        linear(x, weight, backend="best")
+    with pytest.raises(ValueError, match="they are"):
+        linear(x[..., 1:], weight)
