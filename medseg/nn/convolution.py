@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from medseg.nn.kernels import Kernels
 from medseg_kernels.convolution import chosen, convolution
+from medseg_kernels.linear import linear
 
 
 class Convolution(nn.Module):
@@ -66,6 +67,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, *, in_channels: int, out_channels: int, bias: bool) -> None:
         super().__init__()
+        self.kernels: Kernels = "fast"
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1, 1))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         _initialize(self.weight, self.bias)
@@ -73,7 +75,8 @@ class Pointwise(nn.Module):
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i j k"]:
         """Every voxel's channels mixed."""
         voxels = rearrange(x, "b c i j k -> b i j k c")
-        mixed = functional.linear(voxels, self.weight.flatten(1), self.bias)
+        backend = None if self.kernels == "fast" else "torch"
+        mixed = linear(voxels, self.weight.flatten(1), self.bias, backend=backend)
         return rearrange(mixed, "b i j k d -> b d i j k")
 
 

@@ -8,6 +8,8 @@ from medseg.nn.kernels import Kernels
 from medseg_kernels.convolution import chosen, convolution
 from medseg_kernels.instance_norm import instance_norm
 from medseg_kernels.instance_norm import refuses as refuses_norm
+from medseg_kernels.linear import linear
+from medseg_kernels.linear import refuses as refuses_linear
 
 
 class Conv3d(nn.Conv3d):
@@ -17,9 +19,12 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, input: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:  # noqa: A002
         """The convolved map."""
-        fast = self.kernels == "fast" and self._keeps_size()
-        if fast and chosen(input, self.weight) != "torch":
-            return convolution(input, self.weight, self.bias)
+        if self.kernels == "fast" and self._keeps_size():
+            matrix, voxels = self.weight.flatten(1), input.movedim(1, -1)
+            if set(self.kernel_size) == {1} and refuses_linear(voxels, matrix) is None:
+                return linear(voxels, matrix, self.bias).movedim(-1, 1)
+            if chosen(input, self.weight) != "torch":
+                return convolution(input, self.weight, self.bias)
         return super().forward(input)
 
     def _keeps_size(self) -> bool:
@@ -63,9 +68,20 @@ class InstanceNorm3d(nn.InstanceNorm3d):
         return y if slope is None else functional.leaky_relu(y, slope)
 
 
+class Linear(nn.Linear):
+    """Every row of numbers times a matrix."""
+
+    kernels: Kernels = "fast"
+
+    def forward(self, input: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:  # noqa: A002
+        """The rows mixed."""
+        backend = None if self.kernels == "fast" else "torch"
+        return linear(input, self.weight, self.bias, backend=backend)
+
+
 def drop_in(network: nn.Module) -> None:
     """Make torch's own layers of `network` those of this module, in place."""
     for module in network.modules():
-        for ours in (Conv3d, InstanceNorm3d):
+        for ours in (Conv3d, InstanceNorm3d, Linear):
             if type(module) is ours.__base__:
                 module.__class__ = ours

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medseg.nn.drop_in import Linear
 from medseg.nn.kernels import Kernels
 from medseg.nn.token_groups import Scope
 from medseg_kernels.window_attention import window_attention
@@ -26,8 +27,8 @@ class GroupAttention(nn.Module):
         super().__init__()
         self.heads, self.scope, self.attention_drop_rate = heads, scope, attention_drop_rate
         self.kernels: Kernels = "fast"
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i j k c"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medseg.nn.drop_in import Linear
 from medseg.nn.drop_path import DropPath
 
 Offsets = Sequence[tuple[int, int, int]]
@@ -17,8 +18,8 @@ class Mlp(nn.Module):
 
     def __init__(self, *, channels: int, hidden: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.expand = nn.Linear(channels, hidden)
-        self.contract = nn.Linear(hidden, channels)
+        self.expand = Linear(channels, hidden)
+        self.contract = Linear(hidden, channels)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
@@ -74,7 +75,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.offsets = tuple(offsets)
         self.norm = nn.LayerNorm(8 * channels)
-        self.reduction = nn.Linear(8 * channels, 2 * channels, bias=False)
+        self.reduction = Linear(8 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i2 j2 k2 d"]:
         """The coarser grid."""

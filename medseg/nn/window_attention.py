@@ -7,6 +7,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from medseg.nn.drop_in import Linear
 from medseg.nn.kernels import Kernels
 from medseg_kernels.window_attention import window_attention
 
@@ -41,8 +42,8 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.attention_drop_rate, self.faithful = attention_drop_rate, faithful
         self.kernels: Kernels = "fast"
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
         self.table = nn.Parameter(torch.empty(math.prod(2 * w - 1 for w in window), heads))
         self.drop = nn.Dropout(drop_rate)
         nn.init.trunc_normal_(self.table, std=0.02)

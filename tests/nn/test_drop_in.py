@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.nn.drop_in import Conv3d, InstanceNorm3d, drop_in
+from medseg.nn.drop_in import Conv3d, InstanceNorm3d, Linear, drop_in
 from medseg.nn.kernels import choose_kernels
+from medseg_kernels.linear import product
 
 
 def _image(channels: int = 12) -> Tensor:
@@ -40,6 +41,26 @@ def test_a_convolution_of_any_kind_equals_torchs(options) -> None:
     assert torch.equal(ours(_image()), expected)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (nn.Linear(12, 8), Linear(12, 8)),
+        (nn.Linear(8, 5, bias=False), Linear(8, 5, bias=False)),
+        (nn.Conv3d(6, 5, 1), Conv3d(6, 5, 1)),
+    ],
+    ids=["linear", "without bias", "1x1x1"],
+)
+def test_a_product_of_matrices_equals_torchs(monkeypatch, theirs, ours) -> None:
+    monkeypatch.setattr(product, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(product, "_is_amd", lambda: True)
+    ours.load_state_dict(theirs.state_dict())
+    x = _image(6) if isinstance(ours, Conv3d) else torch.randn(3, 4, ours.in_features)
+    expected = theirs(x)
+    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5)
+    choose_kernels(ours, "reference")
+    assert torch.equal(ours(x), expected)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("kernels", ["fast", "reference"])
 @pytest.mark.parametrize("options", [{}, {"affine": True}, {"track_running_stats": True}], ids=str)
@@ -59,7 +80,7 @@ def test_a_network_keeps_its_weights_and_gives_the_same() -> None:
         nn.Conv3d(1, 12, 3, padding=1),
         nn.InstanceNorm3d(12, affine=True),
         nn.LeakyReLU(inplace=True),
-        nn.Sequential(nn.Conv3d(12, 4, 3, padding=1), nn.InstanceNorm3d(4)),
+        nn.Sequential(nn.Conv3d(12, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.Linear(8, 3)),
     )
     state, expected = network.state_dict(), network(_image(1))
     drop_in(network)
