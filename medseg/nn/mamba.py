@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.kernels import Kernels
 from medseg_kernels.selective_scan import selective_scan
 
 Order = Literal["forward", "backward", "slices"]
@@ -66,6 +67,7 @@ class Scan(nn.Module):
 
     def __init__(self, *, channels: int, states: int, rank: int) -> None:
         super().__init__()
+        self.kernels: Kernels = "fast"
         self.states, self.rank = states, rank
         self.conv = nn.Conv1d(channels, channels, KERNEL, groups=channels)
         self.coefficients = nn.Linear(channels, rank + 2 * states, bias=False)
@@ -97,6 +99,7 @@ class Scan(nn.Module):
             write=rearrange(write, "b n s -> b s n"),
             read=rearrange(read, "b n s -> b s n"),
             skip=self.skip,
+            backend=None if self.kernels == "fast" else "torch",
         )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.kernels import Kernels
 from medseg_kernels.mlstm import mlstm
 
 EXPANSION = 2
@@ -29,27 +30,26 @@ class VisionLSTMBlock(nn.Module):
 
     def __init__(self, *, channels: int, backward: bool = False, depth: int = 1) -> None:
         super().__init__()
-        self.backward = backward
         self.norm = ShiftedNorm(channels)
-        self.layer = VisionLSTMLayer(channels=channels, depth=depth)
+        self.layer = VisionLSTMLayer(channels=channels, backward=backward, depth=depth)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """The tokens after the block."""
-        tokens = self.norm(x)
-        if self.backward:
-            return x + self.layer(tokens.flip(1)).flip(1)
-        return x + self.layer(tokens)
+        return x + self.layer(self.norm(x))
 
 
 class VisionLSTMLayer(nn.Module):
     """Twice as wide: a causal convolution, the mLSTM cell, and a gate beside them.
 
     It has four heads, and query, key and value mix four channels at a time; two of both where four
-    do not divide the channels. `depth` counts such layers in the network.
+    do not divide the channels. `depth` counts such layers in the network. With `backward` what
+    comes later in the order of the tokens comes earlier here.
     """
 
-    def __init__(self, *, channels: int, depth: int = 1) -> None:
+    def __init__(self, *, channels: int, backward: bool = False, depth: int = 1) -> None:
         super().__init__()
+        self.kernels: Kernels = "fast"
+        self.backward = backward
         inner = EXPANSION * channels
         self.heads = heads_of(channels)
         self.proj_up = nn.Linear(channels, 2 * inner, bias=False)
@@ -80,11 +80,21 @@ class VisionLSTMLayer(nn.Module):
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """The mixed tokens, each of which has seen those before it."""
         mixed, gate = self.proj_up(x).chunk(2, dim=-1)
-        causal = functional.pad(rearrange(mixed, "b n c -> b c n"), (KERNEL - 1, 0))
-        activated = functional.silu(rearrange(self.conv(causal), "b c n -> b n c"))
+        activated = functional.silu(self._causal(mixed))
         query, key, value = self.query(activated), self.key(activated), self.value(mixed)
         read = self._cell(query, key, value)
         return self.proj_down((read + self.skip * activated) * functional.silu(gate))
+
+    def _causal(self, tokens: Tensor) -> Tensor:
+        """The convolution of each token with the three before it."""
+        tokens = rearrange(tokens, "b n c -> b c n")
+        weight, bias, groups = self.conv.weight, self.conv.bias, self.conv.groups
+        if self.backward:
+            weight, tokens = weight.flip(-1), functional.pad(tokens, (0, KERNEL - 1))
+        else:
+            tokens = functional.pad(tokens, (KERNEL - 1, 0))
+        found = functional.conv1d(tokens, weight, bias, groups=groups)
+        return rearrange(found, "b c n -> b n c")
 
     def _cell(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         inputs = torch.cat([query, key, value], dim=-1)
@@ -92,14 +102,16 @@ class VisionLSTMLayer(nn.Module):
             rearrange(one, "b n (h d) -> b h n d", h=self.heads) for one in (query, key, value)
         )
         read = mlstm(
-            query.float() if query.dtype.itemsize < 4 else query,
+            query,
             key,
             value,
             rearrange(_gate(self.input_gate, inputs), "b n h -> b h n"),
             rearrange(_gate(self.forget_gate, inputs), "b n h -> b h n"),
+            direction="backward" if self.backward else "forward",
+            backend=None if self.kernels == "fast" else "torch",
         )
-        normed = functional.layer_norm(read, read.shape[-1:])
-        whole = rearrange(normed, "b h n d -> b n (h d)") * (1 + self.norm)
+        normed = functional.layer_norm(rearrange(read, "b h n d -> b n h d"), read.shape[-1:])
+        whole = rearrange(normed, "b n h d -> b n (h d)") * (1 + self.norm)
         return whole.to(inputs.dtype)
 
 

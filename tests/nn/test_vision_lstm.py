@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.nn.kernels import choose_kernels
 from medseg.nn.vision_lstm import VisionLSTMBlock, heads_of
 
 CHANNELS = 16
@@ -20,12 +21,24 @@ def _blocks(count: int, *, depth: int = 1) -> nn.Sequential:
 
 
 def test_backward_is_forward_over_the_tokens_turned_round() -> None:
-    forward = VisionLSTMBlock(channels=CHANNELS)
-    backward = VisionLSTMBlock(channels=CHANNELS, backward=True)
+    torch.manual_seed(2)
+    forward = VisionLSTMBlock(channels=CHANNELS).double()
+    backward = VisionLSTMBlock(channels=CHANNELS, backward=True).double()
     backward.load_state_dict(forward.state_dict())
-    tokens = torch.randn(2, 20, CHANNELS)
+    tokens = torch.randn(2, 150, CHANNELS, dtype=torch.float64)
     with torch.no_grad():
-        assert torch.equal(backward(tokens), forward(tokens.flip(1)).flip(1))
+        expected = forward(tokens.flip(1)).flip(1)
+        torch.testing.assert_close(backward(tokens), expected, rtol=1e-9, atol=1e-9)
+        assert not torch.allclose(forward(tokens), expected)
+
+
+def test_torch_s_own_operations_give_the_same() -> None:
+    block = VisionLSTMBlock(channels=CHANNELS, backward=True).double()
+    tokens = torch.randn(2, 70, CHANNELS, dtype=torch.float64)
+    with torch.no_grad():
+        expected = block(tokens)
+        choose_kernels(block, "reference")
+        torch.testing.assert_close(block(tokens), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("backward", [False, True])

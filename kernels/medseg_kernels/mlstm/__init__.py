@@ -1,16 +1,21 @@
 """The mLSTM cell: attention whose memory fades, in time and memory linear in the tokens."""
 
+import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from medseg_kernels.mlstm import chunkwise, reference
+from medseg_kernels import gpu
+from medseg_kernels.mlstm import chunkwise, operator, reference
+from medseg_kernels.mlstm.given import Direction, Given, Lanes, lanes_of, of_heads
 
-__all__ = ["Form", "mlstm"]
+__all__ = ["Backend", "Direction", "mlstm", "refuses"]
 
-Form = Literal["chunkwise", "parallel", "recurrent"]
+Backend = Literal["triton", "chunkwise", "torch", "parallel", "recurrent"]
+
+log = logging.getLogger(__name__)
 
 
 def mlstm(
@@ -20,8 +25,9 @@ def mlstm(
     input_gate: Tensor,  # (b, h, n)
     forget_gate: Tensor,  # (b, h, n)
     *,
-    form: Form = "chunkwise",
-    chunk: int = 64,
+    direction: Direction = "forward",
+    backend: Backend | None = None,
+    chunk: int | None = None,
 ) -> Tensor:  # (b, h, n, d)
     """What each token reads from the memory that the tokens up to it have written.
 
@@ -30,37 +36,80 @@ def mlstm(
         C_t = sigmoid(f_t) C_(t-1) + exp(i_t) k_t v_t' / sqrt(d),   n_t likewise without v
         h_t = C_t' q_t / (max(|n_t . q_t|, 1) + 1e-6)
 
-    computed with the largest exponent taken out (xLSTM, arXiv 2405.04517, appendix A.3), in
-    float32 at least, whatever the type of the tensors. The three forms give the same numbers up to
-    rounding. "chunkwise" works on `chunk` tokens at a time and needs memory linear in n, in the
-    backward pass too; "parallel" holds n x n matrices; "recurrent" takes one token after another.
+    computed with the largest exponent taken out (xLSTM, arXiv 2405.04517, appendix A.3). Gates,
+    memory and sums are in float32 at least; the result has the query's type. Tensors may lie in
+    memory in any way.
+
+    `direction` says which token comes first: "forward" the first one, "backward" the last one;
+    with "halves" the first half of the heads reads forward and the rest backward, with "both" each
+    head does both and the two results are added. Nothing is turned round in memory.
+
+    "triton" and "chunkwise" (plain torch, any device) work on `chunk` tokens at a time (None: as
+    many as the backend likes), and keep what they are given and the result for the backward pass.
+    "torch" is chunkwise in torch's own operations, for tracing into other formats; "parallel" holds
+    n x n matrices, "recurrent" takes one token after another. `backend` forces one; by default the
+    first of the first two that does not refuse is taken, and refusals are logged at debug level.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other, or a forced backend that refuses.
     """
-    _check(query, key, value, input_gate, forget_gate, chunk)
-    given = (query, key, value, input_gate, forget_gate)
-    wide = [one.float() if one.dtype.itemsize < 4 else one for one in given]
-    compute = FORMS.get(form)
-    if compute is None:
-        raise ValueError(f"mlstm: there is no form {form!r}; it is {', '.join(FORMS)}")
-    with torch.autocast(_autocast_device(query), enabled=False):
-        return compute(*wide, chunk).to(query.dtype)
+    given = Given(query, key, value, input_gate, forget_gate)
+    _check(given, chunk, direction)
+    lanes = lanes_of(direction, query.shape[1])
+    name = _chosen(given, chunk, backend)
+    chunk = chunk or _likes(name, query)
+    if name in _OPERATOR or query.numel() == 0:
+        read = operator.forward(given, lanes, chunk=chunk, backend=name)
+    else:
+        # Tensors on the meta device are of no device that autocast knows.
+        with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
+            read = _PLAIN[name](given, lanes, chunk)
+    return of_heads(read, query.shape[1])
 
 
-FORMS: dict[str, Callable[..., Tensor]] = {
-    "chunkwise": lambda q, k, v, i, f, chunk: chunkwise.forward(q, k, v, i, f, chunk=chunk),
-    "parallel": lambda q, k, v, i, f, _: reference.parallel(q, k, v, i, f),
-    "recurrent": lambda q, k, v, i, f, _: reference.recurrent(q, k, v, i, f),
+def refuses(query: Tensor, *, backend: str, chunk: int | None = None) -> str | None:
+    """Why a backend cannot serve a call, or None."""
+    if backend != "triton":
+        return None
+    if query.shape[-1] > 128:
+        return f"its tiles hold heads of up to 128 channels, not {query.shape[-1]}"
+    if chunk not in (None, 16, 32, 64):
+        return f"its chunks are of 16, 32 or 64 tokens, not {chunk}"
+    return gpu.refuses(query)
+
+
+_OPERATOR = ("triton", "chunkwise")
+_PLAIN: dict[str, Callable[[Given, Lanes, int], Tensor]] = {
+    "torch": lambda given, lanes, chunk: chunkwise.traced(given, lanes, chunk=chunk),
+    "parallel": lambda given, lanes, _: reference.in_lanes(reference.parallel, given, lanes),
+    "recurrent": lambda given, lanes, _: reference.in_lanes(reference.recurrent, given, lanes),
 }
 
 
-def _autocast_device(query: Tensor) -> str:
-    """Tensors on the meta device are of no device that autocast knows."""
-    return "cpu" if query.device.type == "meta" else query.device.type
+def _chosen(given: Given, chunk: int | None, backend: Backend | None) -> str:
+    if backend is not None and backend not in get_args(Backend):
+        raise ValueError(f"mlstm: there is no backend {backend!r}")
+    for name in _OPERATOR if backend is None else (backend,):
+        refusal = refuses(given.query, backend=name, chunk=chunk)
+        if refusal is None and backend is None and name == "triton" and gpu.interprets():
+            refusal = "its interpreter is for tests, which ask for it by name"
+        if refusal is None:
+            return name
+        if backend is not None:
+            raise ValueError(f"mlstm: backend {name!r} refuses: {refusal}")
+        # A traced graph would break here.
+        if not torch.compiler.is_compiling():
+            log.debug("mlstm: backend %r refuses: %s", name, refusal)
+    raise AssertionError("chunkwise refuses nothing")
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int) -> None:
+def _likes(name: str, query: Tensor) -> int:
+    """How many tokens at a time; float32 has no matrix units, so its tiles are smaller."""
+    return 32 if name == "triton" and query.dtype == torch.float32 else 64
+
+
+def _check(given: Given, chunk: int | None, direction: Direction) -> None:
+    q, k, v, i, f = given
     if q.ndim != 4 or k.shape != q.shape or v.shape != q.shape:
         raise ValueError(
             f"query {tuple(q.shape)}, key {tuple(k.shape)}, value {tuple(v.shape)}: all three are "
@@ -71,5 +120,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int) ->
             f"input_gate {tuple(i.shape)}, forget_gate {tuple(f.shape)}: both are (b, h, n), "
             f"{tuple(q.shape[:3])}"
         )
-    if chunk < 1:
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"query {q.dtype}, key {k.dtype}, value {v.dtype}: they have one type")
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk {chunk}: it is at least 1")
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction {direction!r}: it is {', '.join(get_args(Direction))}")

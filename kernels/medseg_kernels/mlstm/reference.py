@@ -5,14 +5,26 @@ that the vision networks add to the normalizer. Each is the truth for the other.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_kernels.mlstm.given import Given, Lanes
+
 EPSILON = 1e-6
 # Beyond it the exponential leaves float32; what is divided by e^80 is nothing either way.
 MOST = 80.0
+
+
+def in_lanes(cell: Callable[..., Tensor], given: Given, lanes: Lanes) -> Tensor:
+    """What the lanes read (b, lane, n, d); backward by turning tokens round, and what is read."""
+    exact = torch.promote_types(given.query.dtype, torch.float32)
+    wide = Given(*(one.to(exact) for one in given))
+    ahead = cell(*wide.heads(lanes, backward=False))
+    turned = (one.flip(2) for one in wide.heads(lanes, backward=True))
+    return torch.cat([ahead, cell(*turned).flip(2)], dim=1).to(given.query.dtype)
 
 
 def parallel(

@@ -3,16 +3,19 @@
 import importlib
 import importlib.util
 import logging
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from medseg_kernels.selective_scan import chunked, reference
+from medseg_kernels import gpu
+from medseg_kernels.selective_scan import chunked, compiled, operator, reference
+from medseg_kernels.selective_scan.chunked import Given
 
 __all__ = ["Backend", "refuses", "selective_scan"]
 
-Backend = Literal["mamba_ssm", "chunked", "reference"]
+Backend = Literal["triton", "compiled", "chunked", "torch", "mamba_ssm", "reference"]
 _SUPPLIER = "mamba_ssm.ops.selective_scan_interface"
 
 log = logging.getLogger(__name__)
@@ -36,41 +39,77 @@ def selective_scan(
 
         h_t = exp(step_t decay) h_(t-1) + step_t write_t x_t,    y_t = read_t . h_t + skip x_t
 
-    Sums are float32 at least. "chunked" is plain torch on any device; it works on `block` tokens
-    at a time (None: as many as the device's caches like), and its memory is linear in n, in the
-    backward pass too. "mamba_ssm" is that package's CUDA kernel. "reference" takes one token after
-    another. `backend` forces one; by default the first of mamba_ssm and chunked that does not
-    refuse is taken, and refusals are logged at debug level.
+    The result has x's type; sums are float32 at least. Tensors may lie in memory in any way.
+    "triton", "compiled" (C, on a CPU) and "chunked" (plain torch, any device) keep what they are
+    given and the state before every `block` tokens for the backward pass (None: as many tokens as
+    the backend likes). "torch" is chunked in torch's own operations, for tracing into other
+    formats; "mamba_ssm" is that package's CUDA kernel; "reference" takes one token after another.
+    `backend` forces one; by default the first of the first three that does not refuse is taken, and
+    refusals are logged at debug level.
 
     Raises:
         ValueError: shapes that do not fit each other, or a forced backend that refuses.
     """
     _check(x, step, decay, write, read, skip, block)
-    given = [one.float() if one.dtype.itemsize < 4 else one for one in (x, step, write, read)]
-    matrix, past = (one.to(given[0].dtype) for one in (decay, skip))
-    chosen = backend or _chosen(x)
-    refusal = refuses(x, backend=chosen)
-    if refusal is not None:
-        raise ValueError(f"selective_scan: backend {chosen!r} refuses: {refusal}")
-    wide, steps, writes, reads = given
+    given = Given(x, step, decay, write, read, skip)
+    name = _chosen(given, backend, block)
+    if name in _OPERATOR or x.numel() == 0:
+        return operator.forward(given, block=block or _block(name, given), backend=name)
+    # Tensors on the meta device are of no device that autocast knows.
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
-        if chosen == "reference":
-            result = reference.forward(wide, steps, matrix, writes, reads, past)
-        elif chosen == "mamba_ssm":
-            supplier = importlib.import_module(_SUPPLIER)
-            result = supplier.selective_scan_fn(wide, steps, matrix, writes, reads, past)
-        else:
-            scanned = chunked.forward(wide, steps, matrix, writes, reads, block=block)
-            result = scanned + past[:, None] * wide
-    return result.to(x.dtype)
+        return _OTHERS[name](given)
 
 
-def refuses(x: Tensor, *, backend: Backend) -> str | None:
-    """Why `backend` cannot serve the call, or None."""
-    if backend in ("chunked", "reference"):
-        return None
-    if backend != "mamba_ssm":
-        return "there is no such backend"
+def refuses(x: Tensor, *, backend: str, states: int = 16, block: int | None = None) -> str | None:
+    """Why a backend cannot serve a call with `states` states of a channel, or None."""
+    if backend == "compiled":
+        return compiled.refuses(x, states)
+    if backend == "triton":
+        return _refuses_triton(x, block)
+    if backend == "mamba_ssm":
+        return _refuses_mamba_ssm(x)
+    return None
+
+
+_OPERATOR = ("triton", "compiled", "chunked")
+_OTHERS: dict[str, Callable[[Given], Tensor]] = {
+    "torch": chunked.traced,
+    "mamba_ssm": lambda given: importlib.import_module(_SUPPLIER).selective_scan_fn(*given),
+    "reference": lambda given: reference.forward(*given),
+}
+
+
+def _chosen(given: Given, backend: Backend | None, block: int | None) -> str:
+    if backend is not None and backend not in get_args(Backend):
+        raise ValueError(f"selective_scan: there is no backend {backend!r}")
+    for name in _OPERATOR if backend is None else (backend,):
+        refusal = refuses(given.x, backend=name, states=given.decay.shape[1], block=block)
+        if refusal is None and backend is None and name == "triton" and gpu.interprets():
+            refusal = "its interpreter is for tests, which ask for it by name"
+        if refusal is None:
+            return name
+        if backend is not None:
+            raise ValueError(f"selective_scan: backend {name!r} refuses: {refusal}")
+        # A traced graph would break here.
+        if not torch.compiler.is_compiling():
+            log.debug("selective_scan: backend %r refuses: %s", name, refusal)
+    raise AssertionError("chunked refuses nothing")
+
+
+def _block(name: str, given: Given) -> int:
+    """How many tokens at a time; those of triton are a tile of its programs."""
+    if name in ("compiled", "triton"):
+        return compiled.BLOCK if name == "compiled" else 256
+    return chunked.block_of(given.x, given.decay.shape[1])
+
+
+def _refuses_triton(x: Tensor, block: int | None) -> str | None:
+    if block is not None and (block & (block - 1) or not 16 <= block <= 1024):
+        return f"its blocks are of 16, 32, ... 1024 tokens, not {block}"
+    return gpu.refuses(x)
+
+
+def _refuses_mamba_ssm(x: Tensor) -> str | None:
     if x.device.type != "cuda":
         return f"it runs on CUDA devices alone, and the tensors are on {x.device}"
     if x.dtype == torch.float64:
@@ -78,14 +117,6 @@ def refuses(x: Tensor, *, backend: Backend) -> str | None:
     if importlib.util.find_spec("mamba_ssm") is None:
         return "the package mamba-ssm is not installed"
     return None
-
-
-def _chosen(x: Tensor) -> Backend:
-    refusal = refuses(x, backend="mamba_ssm")
-    if refusal is None:
-        return "mamba_ssm"
-    log.debug("selective_scan: backend 'mamba_ssm' refuses: %s", refusal)
-    return "chunked"
 
 
 def _check(

@@ -2,91 +2,166 @@
 
 A block is cut into rows of equal length. All rows are scanned at once from an empty state, token
 by token; then the states between rows are joined, and what each row inherits is added. So a block
-of n tokens takes about 2 sqrt(n) steps instead of n. Only inputs and the states between blocks are
-kept for the backward pass, which computes each block again.
+of n tokens takes about 2 sqrt(n) steps instead of n. The states before the blocks are kept for the
+backward pass, which computes each block again and scans its gradients from the last token on.
 """
 
 from math import isqrt
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # On a CPU, what a block works on stays in a core's second-level cache (measured: blocks of 2^18
 # states and rows of 8 are two to five times as fast as whole sequences in rows of 64).
 _CPU_STATES, _CPU_ROW = 1 << 18, 8
 _DEVICE_STATES, _DEVICE_ROW = 1 << 25, 32
-Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def forward(
-    x: Tensor, step: Tensor, decay: Tensor, write: Tensor, read: Tensor, *, block: int | None
-) -> Tensor:
-    """Shapes as in `reference.forward`; without what skips the scan."""
-    given = (x, step, write, read)
-    block = block or _fitting(x, decay)
-    learns = torch.is_grad_enabled() and any(one.requires_grad for one in (*given, decay))
-    if learns and not torch.compiler.is_compiling():
-        return _Scan.apply(block, decay, *given)
-    outputs, _ = _walk(given, decay, block)
-    return torch.cat(outputs, dim=2)
+class Given(NamedTuple):
+    """What `selective_scan` is given, as it calls it."""
+
+    x: Tensor  # (b, d, n)
+    step: Tensor  # (b, d, n)
+    decay: Tensor  # (d, s)
+    write: Tensor  # (b, s, n)
+    read: Tensor  # (b, s, n)
+    skip: Tensor  # (d,)
 
 
-def _fitting(x: Tensor, decay: Tensor) -> int:
-    if torch.compiler.is_compiling():
-        return max(1, x.shape[2])
+class _Rows(NamedTuple):
+    """A block cut into rows: (b, c, r, length) each."""
+
+    x: Tensor
+    step: Tensor
+    write: Tensor
+    read: Tensor
+
+
+def block_of(x: Tensor, states: int) -> int:
+    """How many tokens the device's caches like at a time."""
     most = _CPU_STATES if x.device.type == "cpu" else _DEVICE_STATES
-    states = max(1, len(x) * decay.numel())
-    return max(_CPU_ROW, most // states // _CPU_ROW * _CPU_ROW)
+    return max(_CPU_ROW, most // max(1, len(x) * x.shape[1] * states) // _CPU_ROW * _CPU_ROW)
+
+
+def forward(given: Given, *, block: int) -> tuple[Tensor, Tensor]:
+    """The result (b, d, n), and the state (b, blocks, d, s) before each block."""
+    decay, skip = _exact(given)
+    result = torch.empty_like(given.x)
+    state = decay.new_zeros(*given.x.shape[:2], decay.shape[1])
+    states = []
+    for begin in range(0, given.x.shape[2], block):
+        states.append(state)
+        tokens = slice(begin, begin + block)
+        rows = _rows(given, tokens, decay.dtype, _row(given.x))
+        within, state = _scan(rows.step, decay, _written(rows), state)
+        out = torch.einsum("bdrls,bsrl->bdrl", within, rows.read)
+        _put(out.addcmul_(rows.x, skip[:, None, None]), result[:, :, tokens])
+    return result, torch.stack(states, dim=1)
+
+
+def traced(given: Given) -> Tensor:
+    """The result, in as few operations as can be, for autograd and for other formats."""
+    decay, skip = _exact(given)
+    count = given.x.shape[2]
+    rows = _rows(given, slice(None), decay.dtype, isqrt(count) + 1)
+    state = decay.new_zeros(*given.x.shape[:2], decay.shape[1])
+    within, _ = _scan(rows.step, decay, _written(rows), state)
+    out = torch.einsum("bdrls,bsrl->bdrl", within, rows.read) + rows.x * skip[:, None, None]
+    return out.flatten(2)[:, :, :count].to(given.x.dtype)
+
+
+def backward(grad: Tensor, states: Tensor, given: Given, *, block: int) -> tuple[Tensor, ...]:
+    """The gradients of all that is given."""
+    decay, skip = _exact(given)
+    found = Given(*(torch.empty_like(one) for one in given))
+    of_decay, of_skip = torch.zeros_like(decay), torch.zeros_like(skip)
+    # The last state is read by nobody.
+    of_state = torch.zeros_like(states[:, 0])
+    for number in reversed(range(states.shape[1])):
+        tokens = slice(number * block, (number + 1) * block)
+        rows = _rows(given, tokens, decay.dtype, _row(given.x))
+        slope = _cut(grad[:, :, tokens].to(decay.dtype), rows.x.shape[3])
+        of_rows, decayed, of_state = _block_backward(
+            rows, decay, states[:, number], slope, of_state
+        )
+        of_decay += decayed
+        of_skip += torch.einsum("bdrl,bdrl->d", slope, rows.x)
+        of_rows.x.addcmul_(slope, skip[:, None, None])
+        for name, one in of_rows._asdict().items():
+            _put(one, getattr(found, name)[:, :, tokens])
+    found.decay.copy_(of_decay)
+    found.skip.copy_(of_skip)
+    return tuple(found)
+
+
+def _block_backward(
+    rows: _Rows, decay: Tensor, state: Tensor, slope: Tensor, of_state: Tensor
+) -> tuple[_Rows, Tensor, Tensor]:
+    """The gradients of rows without what skips the scan, of the decay, and of the state before."""
+    within, _ = _scan(rows.step, decay, _written(rows), state)
+    of_read = torch.einsum("bdrl,bdrls->bsrl", slope, within)
+    # A gradient flows to the token before it through what that token's state is multiplied by.
+    next_step = functional.pad(rows.step.flatten(2)[:, :, 1:], (0, 1)).view_as(rows.step)
+    reached = slope[..., None] * rows.read.movedim(1, -1)[:, None]
+    turned, _ = _scan(next_step.flip(2, 3), decay, reached.flip(2, 3), of_state)
+    of_within = turned.flip(2, 3)
+    of_gain = torch.einsum("bdrls,bsrl->bdrl", of_within, rows.write)
+    of_write = torch.einsum("bdrls,bdrl->bsrl", of_within, rows.step * rows.x)
+    passed = of_within.mul_(_kept(rows.step, decay))
+    before = torch.cat([state[:, :, None], within.flatten(2, 3)[:, :, :-1]], dim=2)
+    of_exponent = passed * before.view_as(within)
+    of_step = torch.einsum("bdrls,ds->bdrl", of_exponent, decay).addcmul_(of_gain, rows.x)
+    of_decay = torch.einsum("bdrls,bdrl->ds", of_exponent, rows.step)
+    return _Rows(of_gain * rows.step, of_step, of_write, of_read), of_decay, passed[:, :, 0, 0]
+
+
+def _exact(given: Given) -> tuple[Tensor, Tensor]:
+    """Decay and skip as sums are made, in float32 at least."""
+    dtype = torch.promote_types(given.x.dtype, torch.float32)
+    return given.decay.to(dtype), given.skip.to(dtype)
 
 
 def _row(x: Tensor) -> int:
-    """The length of a row: a graph that is traced holds each step, so there shall be few."""
-    if torch.compiler.is_compiling():
-        return isqrt(x.shape[2]) + 1
     return _CPU_ROW if x.device.type == "cpu" else _DEVICE_ROW
 
 
-def _walk(given: Parts, decay: Tensor, block: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The outputs of all blocks, and the state (b, d, s) before each of them."""
-    outputs: list[Tensor] = []
-    states = [given[0].new_zeros(*given[0].shape[:2], decay.shape[1])]
-    for part in _blocks(given, block):
-        output, after = _one_block(part, decay, states[-1])
-        outputs.append(output)
-        states.append(after)
-    return outputs, states[:-1]
+def _rows(given: Given, tokens: slice, dtype: torch.dtype, row: int) -> _Rows:
+    """A block cut into rows; padding has a step of 0: it keeps the state and writes nothing."""
+    parts = [one[:, :, tokens].to(dtype) for one in (given.x, given.step, given.write, given.read)]
+    return _Rows(*(_cut(part, min(row, part.shape[2])) for part in parts))
 
 
-def _blocks(given: Parts, block: int) -> list[Parts]:
-    return list(zip(*(one.split(block, dim=2) for one in given), strict=True))
-
-
-def _one_block(part: Parts, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    tokens = part[0].shape[2]
-    length = min(_row(part[0]), tokens)
-    # Padding has a step of 0: it keeps the state and writes nothing.
-    x, step, write, read = (_rows(one, length) for one in part)
-    kept = (step[..., None] * decay[:, None, None]).exp()
-    written = (step * x)[..., None] * write.movedim(1, -1)[:, None]
-    local = _scan_rows(kept, written)
-    passed = (step.cumsum(-1)[..., None] * decay[:, None, None]).exp()
-    starts, after = _join(passed[:, :, :, -1], local[:, :, :, -1], state)
-    states = local + passed * starts[:, :, :, None]
-    output = torch.einsum("bdrls,bsrl->bdrl", states, read)
-    return output.flatten(2)[:, :, :tokens], after
-
-
-def _rows(tensor: Tensor, length: int) -> Tensor:
+def _cut(tensor: Tensor, length: int) -> Tensor:
     """(b, c, n) as rows (b, c, r, length), padded by zeros at the end."""
     padded = functional.pad(tensor, (0, -tensor.shape[2] % length))
     return padded.unflatten(2, (-1, length))
 
 
+def _put(rows: Tensor, into: Tensor) -> None:
+    """Rows without their padding, into the tokens (b, c, n) that they are of."""
+    into.copy_(rows.flatten(2)[:, :, : into.shape[2]])
+
+
+def _written(rows: _Rows) -> Tensor:
+    return (rows.step * rows.x)[..., None] * rows.write.movedim(1, -1)[:, None]
+
+
+def _kept(step: Tensor, decay: Tensor) -> Tensor:
+    return (step[..., None] * decay[:, None, None]).exp_()
+
+
+def _scan(step: Tensor, decay: Tensor, written: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The states (b, d, r, length, s) of all tokens, and the last of them."""
+    within = _scan_rows(_kept(step, decay), written)
+    passed = _kept(step.cumsum(-1), decay)
+    starts, after = _join(passed[:, :, :, -1], within[:, :, :, -1], state)
+    return within.addcmul_(passed, starts[:, :, :, None]), after
+
+
 def _scan_rows(kept: Tensor, written: Tensor) -> Tensor:
-    """The states (b, d, r, length, s) of rows that each begin empty."""
+    """The states of rows that each begin empty."""
     state = written[:, :, :, 0]
     states = [state]
     for n in range(1, kept.shape[3]):
@@ -102,35 +177,3 @@ def _join(passed: Tensor, ends: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         starts.append(state)
         state = torch.addcmul(ends[:, :, n], passed[:, :, n], state)
     return torch.stack(starts, dim=2), state
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, block: int, decay: Tensor, *given: Tensor) -> Tensor:
-        x, step, write, read = given
-        outputs, states = _walk((x, step, write, read), decay, block)
-        ctx.block = block
-        ctx.save_for_backward(decay, *given, *states)
-        return torch.cat(outputs, dim=2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        decay, x, step, write, read, *states = ctx.saved_tensors
-        parts = _blocks((x, step, write, read), ctx.block)
-        of_decay = torch.zeros_like(decay)
-        # The last state is read by nobody.
-        of_state = torch.zeros_like(states[0])
-        found: list[tuple[Tensor, ...]] = []
-        for part, state, gradient in reversed(
-            list(zip(parts, states, gradients[0].split(ctx.block, dim=2), strict=True))
-        ):
-            leaves = [one.detach().requires_grad_() for one in (*part, decay, state)]
-            with torch.enable_grad():
-                outputs = _one_block((leaves[0], leaves[1], leaves[2], leaves[3]), *leaves[4:])
-                of = torch.autograd.grad(outputs, leaves, (gradient, of_state))
-            found.append(of[:4])
-            of_decay += of[4]
-            of_state = of[5]
-        joined = (torch.cat(one, dim=2) for one in zip(*reversed(found), strict=True))
-        return None, of_decay, *joined

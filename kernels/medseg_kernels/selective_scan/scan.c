@@ -1,0 +1,345 @@
+/* The selective scan over floats, forward and backward: 16 channels lie side by side in a vector.
+
+   Tokens are taken a block at a time. The states before each block are kept, so that the pass
+   backward can run through a block again before it returns through it. */
+
+#include <stdlib.h>
+
+/* This file's sums may be fused; its results are not compared bit by bit between machines. */
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef long long number;
+enum { LANES = 16 };
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef int integers __attribute__((vector_size(4 * LANES)));
+
+/* A tensor (b, d, n), and how far apart its items, channels and tokens lie. */
+typedef struct {
+    float *data;
+    number item, channel, token;
+} Map;
+
+typedef struct {
+    Map x, step;
+    const float *write, *read; /* (b, n, s) */
+    const float *decay, *skip; /* (d, s), (d) */
+    float *borders;            /* (b, blocks, d, s), the states before each block */
+    number channels, tokens, states, block;
+} Given;
+
+/* Some channels of an item, as many as fit into a vector, and some of its tokens. */
+typedef struct {
+    number item, channel;
+    int lanes;
+    number token, count;
+} Part;
+
+INLINE number least(number one, number other) { return one < other ? one : other; }
+INLINE number parts(number size, number part) { return (size + part - 1) / part; }
+INLINE vector all(float value) { return value - (vector){0}; }
+
+INLINE vector choose(integers where, vector yes, vector no)
+{
+    return (vector)((where & (integers)yes) | (~where & (integers)no));
+}
+
+/* e^x to two units in the last place, for an x as far out as float can hold the result. */
+INLINE vector power(vector x)
+{
+    const vector low = all(-87.3f), high = all(88.7f);
+    x = choose(x < low, low, x);
+    x = choose(x > high, high, x);
+    /* Adding 1.5 * 2^23 leaves the nearest integer in the last bits. */
+    const vector shifted = x * 1.44269504f + 12582912.f;
+    const vector whole = shifted - 12582912.f;
+    const vector rest = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
+    vector sum = all(1.9875691500e-4f);
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    return (vector)((integers)sum + ((integers)shifted << 23));
+}
+
+INLINE float *place(Map map, Part part)
+{
+    return map.data + part.item * map.item + part.channel * map.channel + part.token * map.token;
+}
+
+/* A vector a token; lanes beyond the last channel are 0. */
+INLINE void gather(Map map, Part part, vector *to)
+{
+    const float *from = place(map, part);
+    float *into = (float *)to;
+    if (part.lanes < LANES)
+        for (number t = 0; t < part.count; t++)
+            to[t] = all(0);
+    if (map.channel == 1)
+        for (number t = 0; t < part.count; t++)
+            for (int c = 0; c < part.lanes; c++)
+                into[t * LANES + c] = from[t * map.token + c];
+    else
+        for (int c = 0; c < part.lanes; c++)
+            for (number t = 0; t < part.count; t++)
+                into[t * LANES + c] = from[c * map.channel + t * map.token];
+}
+
+INLINE void scatter(const vector *vectors, Map map, Part part)
+{
+    const float *from = (const float *)vectors;
+    float *to = place(map, part);
+    if (map.channel == 1)
+        for (number t = 0; t < part.count; t++)
+            for (int c = 0; c < part.lanes; c++)
+                to[t * map.token + c] = from[t * LANES + c];
+    else
+        for (int c = 0; c < part.lanes; c++)
+            for (number t = 0; t < part.count; t++)
+                to[c * map.channel + t * map.token] = from[t * LANES + c];
+}
+
+/* Of rows (d, s) a vector a state, or of rows (d) a single one. */
+INLINE void turn(const float *rows, Part part, vector *to, const int states)
+{
+    for (int s = 0; s < states; s++) {
+        to[s] = all(0);
+        for (int c = 0; c < part.lanes; c++)
+            to[s][c] = rows[(part.channel + c) * states + s];
+    }
+}
+
+INLINE void turn_back(const vector *from, Part part, float *rows, const int states)
+{
+    for (int c = 0; c < part.lanes; c++)
+        for (int s = 0; s < states; s++)
+            rows[(part.channel + c) * states + s] = from[s][c];
+}
+
+/* The place in `rows`, (b, blocks, d, s), of the block that the part begins. */
+INLINE number border(const Given *given, Part part)
+{
+    const number blocks = parts(given->tokens, given->block);
+    return (part.item * blocks + part.token / given->block) * given->channels * given->states;
+}
+
+INLINE Part of_channels(const Given *given, number item, number channel)
+{
+    return (Part){item, channel, (int)least(given->channels - channel, LANES), 0, 0};
+}
+
+INLINE void scan_channels(
+    const Given *given, Part part, Map result, vector *room, const int states)
+{
+    vector *x = room, *step = x + given->block, *out = step + given->block;
+    vector decay[states], state[states], skip;
+    turn(given->decay, part, decay, states);
+    turn(given->skip, part, &skip, 1);
+    for (int s = 0; s < states; s++)
+        state[s] = all(0);
+    for (; part.token < given->tokens; part.token += given->block) {
+        part.count = least(given->tokens - part.token, given->block);
+        turn_back(state, part, given->borders + border(given, part), states);
+        gather(given->x, part, x);
+        gather(given->step, part, step);
+        for (number t = 0; t < part.count; t++) {
+            const number row = (part.item * given->tokens + part.token + t) * states;
+            const float *write = given->write + row, *read = given->read + row;
+            const vector gain = step[t] * x[t];
+            vector sum = skip * x[t];
+#pragma GCC unroll 16
+            for (int s = 0; s < states; s++) {
+                state[s] = power(step[t] * decay[s]) * state[s] + gain * write[s];
+                sum += state[s] * read[s];
+            }
+            out[t] = sum;
+        }
+        scatter(out, result, part);
+    }
+}
+
+/* The result and the borders, of units `begin` to `end` of b x parts(d, LANES); 1 where there is no
+   memory. */
+int scan(const Given *given, Map result, number begin, number end)
+{
+    const number vectors = parts(given->channels, LANES);
+    vector *room = aligned_alloc(sizeof(vector), sizeof(vector) * 3 * given->block);
+    if (!room)
+        return 1;
+    for (number unit = begin; unit < end; unit++) {
+        const Part part = of_channels(given, unit / vectors, unit % vectors * LANES);
+        if (given->states == 16)
+            scan_channels(given, part, result, room, 16);
+        else
+            scan_channels(given, part, result, room, (int)given->states);
+    }
+    free(room);
+    return 0;
+}
+
+/* The gradients that are wanted; where items or channels share one, each its own to be added. */
+typedef struct {
+    Map x, step;
+    float *decay, *skip; /* (b, d, s), (b, d) */
+    float *write, *read; /* (b, groups, n, s) */
+    number group;        /* channels of a group, a multiple of LANES */
+} Wanted;
+
+/* Of a group: the gradient of the state behind the block, sums so far, and room for a block. */
+typedef struct {
+    vector *later, *decay, *skip; /* each of the group's vectors: s, s, 1 */
+    vector *write, *read;         /* block x s, of all vectors; then their lanes are summed */
+    vector *x, *step, *slope, *kept, *state;
+} Room;
+
+/* The states of a block, state[0] that before it, and what each was multiplied by. */
+INLINE void run_again(
+    const Given *given, Part part, const vector *decay, const Room *room, const int states)
+{
+    vector now[states];
+    turn(given->borders + border(given, part), part, now, states);
+    for (int s = 0; s < states; s++)
+        room->state[s] = now[s];
+    for (number t = 0; t < part.count; t++) {
+        const vector gain = room->step[t] * room->x[t];
+        const float *write = given->write + (part.item * given->tokens + part.token + t) * states;
+#pragma GCC unroll 16
+        for (int s = 0; s < states; s++) {
+            const vector keep = power(room->step[t] * decay[s]);
+            room->kept[t * states + s] = keep;
+            now[s] = keep * now[s] + gain * write[s];
+            room->state[(t + 1) * states + s] = now[s];
+        }
+    }
+}
+
+/* Vector `v` of a group, through one block from its last token to its first. */
+INLINE void return_channels(
+    const Given *given, Map gradient, const Wanted *wanted, Part part, number v, const Room *room,
+    const int states)
+{
+    vector decay[states], skip, later[states], of_decay[states], of_skip = room->skip[v];
+    turn(given->decay, part, decay, states);
+    turn(given->skip, part, &skip, 1);
+    gather(given->x, part, room->x);
+    gather(given->step, part, room->step);
+    gather(gradient, part, room->slope);
+    run_again(given, part, decay, room, states);
+    for (int s = 0; s < states; s++) {
+        later[s] = room->later[v * states + s];
+        of_decay[s] = room->decay[v * states + s];
+    }
+    for (number t = part.count - 1; t >= 0; t--) {
+        const number row = (part.item * given->tokens + part.token + t) * states;
+        const float *write = given->write + row, *read = given->read + row;
+        const vector x = room->x[t], step = room->step[t], slope = room->slope[t];
+        const vector gain = step * x;
+        const vector *kept = room->kept + t * states, *state = room->state + t * states;
+        vector *of_write = room->write + t * states, *of_read = room->read + t * states;
+        vector of_gain = all(0), of_step = all(0);
+#pragma GCC unroll 16
+        for (int s = 0; s < states; s++) {
+            const vector now = later[s] + slope * read[s];
+            of_read[s] += slope * state[states + s];
+            of_write[s] += now * gain;
+            of_gain += now * write[s];
+            later[s] = now * kept[s];
+            const vector of_exponent = later[s] * state[s];
+            of_step += of_exponent * decay[s];
+            of_decay[s] += of_exponent * step;
+        }
+        of_skip += slope * x;
+        room->x[t] = of_gain * step + slope * skip;
+        room->step[t] = of_gain * x + of_step;
+    }
+    for (int s = 0; s < states; s++) {
+        room->later[v * states + s] = later[s];
+        room->decay[v * states + s] = of_decay[s];
+    }
+    room->skip[v] = of_skip;
+    scatter(room->x, wanted->x, part);
+    scatter(room->step, wanted->step, part);
+}
+
+INLINE float summed(const vector *lanes)
+{
+    typedef float half __attribute__((vector_size(2 * LANES)));
+    typedef float quarter __attribute__((vector_size(LANES)));
+    const half *halves = (const half *)lanes;
+    const half two = halves[0] + halves[1];
+    const quarter *quarters = (const quarter *)&two;
+    const quarter four = quarters[0] + quarters[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+/* A group of channels of an item, from the last block to the first. */
+INLINE void return_group(
+    const Given *given, Map gradient, const Wanted *wanted, number unit, const Room *room,
+    const int states)
+{
+    const number groups = parts(given->channels, wanted->group), size = given->tokens * states;
+    const number item = unit / groups, first = unit % groups * wanted->group;
+    const number vectors = parts(least(given->channels - first, wanted->group), LANES);
+    for (number n = 0; n < vectors * states; n++)
+        room->later[n] = room->decay[n] = all(0);
+    for (number v = 0; v < vectors; v++)
+        room->skip[v] = all(0);
+    for (number block = parts(given->tokens, given->block) - 1; block >= 0; block--) {
+        const number token = block * given->block;
+        const number count = least(given->tokens - token, given->block);
+        for (number n = 0; n < count * states; n++)
+            room->write[n] = room->read[n] = all(0);
+        for (number v = 0; v < vectors; v++) {
+            Part part = of_channels(given, item, first + v * LANES);
+            part.token = token;
+            part.count = count;
+            return_channels(given, gradient, wanted, part, v, room, states);
+        }
+        for (number n = 0; n < count * states; n++) {
+            wanted->write[unit * size + token * states + n] = summed(room->write + n);
+            wanted->read[unit * size + token * states + n] = summed(room->read + n);
+        }
+    }
+    for (number v = 0; v < vectors; v++) {
+        const Part part = of_channels(given, item, first + v * LANES);
+        const number row = item * given->channels;
+        turn_back(room->decay + v * states, part, wanted->decay + row * states, states);
+        turn_back(room->skip + v, part, wanted->skip + row, 1);
+    }
+}
+
+/* Units `begin` to `end` of b x groups, one after the other; 1 where there is no memory. */
+int scan_backward(const Given *given, Map gradient, const Wanted *wanted, number begin, number end)
+{
+    const number block = given->block, states = given->states, vectors = wanted->group / LANES;
+    const number size = vectors * (2 * states + 1) + block * (4 * states + 3) + states;
+    vector *from = aligned_alloc(sizeof(vector), sizeof(vector) * size);
+    if (!from)
+        return 1;
+    Room room;
+    room.later = from;
+    room.decay = room.later + vectors * states;
+    room.skip = room.decay + vectors * states;
+    room.write = room.skip + vectors;
+    room.read = room.write + block * states;
+    room.x = room.read + block * states;
+    room.step = room.x + block;
+    room.slope = room.step + block;
+    room.kept = room.slope + block;
+    room.state = room.kept + block * states;
+    for (number unit = begin; unit < end; unit++) {
+        if (states == 16)
+            return_group(given, gradient, wanted, unit, &room, 16);
+        else
+            return_group(given, gradient, wanted, unit, &room, (int)states);
+    }
+    free(from);
+    return 0;
+}
