@@ -5,6 +5,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from medseg_kernels.constant import constant
+
 _INSTALLED = importlib.util.find_spec("triton") is not None
 HALF = (torch.float16, torch.bfloat16)
 
@@ -30,7 +32,7 @@ def refuses(*tensors: Tensor | None) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@constant
 def interprets() -> bool:
     """Whether Triton runs its programs in Python (TRITON_INTERPRET=1)."""
     from triton import knobs  # noqa: PLC0415

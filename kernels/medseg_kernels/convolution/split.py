@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medseg_kernels.constant import constant
 from medseg_kernels.convolution.maps import channels_last, map_like
 from medseg_kernels.native import NotCompiledError, address, in_threads, library, ranges
 
@@ -84,7 +85,7 @@ def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     return total[..., :inputs, :outputs].permute(4, 3, 0, 1, 2).contiguous()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _unready() -> str | None:
     try:
         return None if library(SOURCE).ready() else "this CPU has no AMX, or the system forbids it"

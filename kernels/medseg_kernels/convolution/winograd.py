@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medseg_kernels.constant import constant
 from medseg_kernels.convolution.maps import channels_last, map_like
 from medseg_kernels.native import NotCompiledError, address, in_threads, library
 
@@ -132,7 +133,7 @@ def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     return result
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _unready() -> str | None:
     try:
         library(SOURCE)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from medseg_kernels.constant import constant
 from medseg_kernels.int8_convolution.weight import LARGEST, Int8Weight
 from medseg_kernels.native import NotCompiledError, address, in_threads, library
 
@@ -31,7 +32,7 @@ def refuses(x: Tensor) -> str | None:
     return _unready()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _unready() -> str | None:
     if not all(hasattr(torch.ops.onednn, name) for name in ("qconv_prepack", "qconv3d_pointwise")):
         return f"torch {torch.__version__} lacks oneDNN's operators for eight bits"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medseg_kernels.constant import constant
 from medseg_kernels.native import NotCompiledError, address, in_threads, library, ranges
 
 SOURCE = Path(__file__).with_name("product.c")
@@ -71,7 +72,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     return result
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _unready() -> str | None:
     if not _is_amd():
         return "torch's own products (MKL) are as fast on processors that are not AMD's"

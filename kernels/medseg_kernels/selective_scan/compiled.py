@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medseg_kernels.constant import constant
 from medseg_kernels.native import NotCompiledError, address, in_threads, library
 from medseg_kernels.selective_scan.chunked import Given
 
@@ -28,7 +29,7 @@ def refuses(x: Tensor, states: int) -> str | None:
     return _not_compiled()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _not_compiled() -> str | None:
     try:
         library(SOURCE)
