@@ -104,8 +104,8 @@ def _chosen(given: Given, chunk: int | None, backend: Backend | None) -> str:
 
 
 def _likes(name: str, query: Tensor) -> int:
-    """How many tokens at a time; float32 has no matrix units, so its tiles are smaller."""
-    return 32 if name == "triton" and query.dtype == torch.float32 else 64
+    """How many tokens at a time; products of other types than bfloat16 need more registers."""
+    return 32 if name == "triton" and query.dtype != torch.bfloat16 else 64
 
 
 def _check(given: Given, chunk: int | None, direction: Direction) -> None:

@@ -94,7 +94,7 @@ def _states(given: Given, lanes: Lanes, chunk: int) -> _States:
         input_gate, forget_gate, *states[:3], *sizes, **gate_shape(chunk)
     )
     programs.writing[_blocks(cut), b * lane](
-        key, value, input_gate, *states, *_strides(query), *sizes, **cut, **_scale(d)
+        key, value, input_gate, *states, *_strides(query), *sizes, **cut, **scale(d)
     )
     return states
 
@@ -180,7 +180,8 @@ def _padded(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
-def _scale(size: int) -> dict[str, Any]:
+def scale(size: int) -> dict[str, Any]:
+    """What keys are divided by: they are made smaller where they are written and compared."""
     return {"SCALE": 1 / math.sqrt(size)}
 
 
@@ -201,9 +202,9 @@ def _products(size: int, dtype: torch.dtype, chunk: int) -> dict[str, Any]:
 
 def shape(size: int, dtype: torch.dtype, chunk: int) -> dict[str, Any]:
     """How `reading` and `down` are cut for heads of `size` channels."""
-    width = 16 if dtype == torch.float32 else min(_padded(size), 32)
+    width = min(_padded(size), 32) if dtype == torch.bfloat16 else 16
     cut = {"WIDTH": width, "num_warps": 8}
-    return _products(size, dtype, chunk) | _scale(size) | cut
+    return _products(size, dtype, chunk) | scale(size) | cut
 
 
 def state_shape(size: int, dtype: torch.dtype, chunk: int) -> dict[str, Any]:
