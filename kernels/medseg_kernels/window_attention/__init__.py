@@ -4,10 +4,12 @@ import logging
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from medseg_kernels import gpu
 from medseg_kernels.window_attention import operator, reference
+from medseg_kernels.window_attention.plan import LARGEST_WINDOW
 from medseg_kernels.window_attention.request import Request, Triple
 
 __all__ = ["Backend", "refuses", "window_attention"]
@@ -43,8 +45,12 @@ def window_attention(
     finds its entry: by its own offset ("geometric"), or by the offset that tokens of the same
     numbers have in the larger window ("prefix", which is what MONAI's Swin UNETR computes).
 
-    `dropout` acts on the attention weights, always; pass 0 for evaluation. `backend` forces one;
-    by default the first that does not refuse is taken, and refusals are logged at debug level.
+    `dropout` acts on the attention weights, always; pass 0 for evaluation. With e channels in a
+    head, out = dropout(softmax(Q K^T / sqrt(e) + B)) V: Swin Transformer, arXiv 2103.14030,
+    equation 4. "triton" is for CUDA devices, "grouped" is plain torch for any; both compute the
+    weights again in the backward pass, in float32 at least, and give the same gradients every
+    time. `backend` forces one; by default the first that does not refuse is taken, and refusals
+    are logged at debug level.
 
     Raises:
         ValueError: shapes that do not fit each other, or a forced backend that refuses.
@@ -67,14 +73,15 @@ def refuses(backend: str, qkv: Tensor, *, request: Request, dropout: float = 0.0
 
 
 def _triton_refuses(qkv: Tensor, request: Request) -> str | None:
-    channels = qkv.shape[-1] // (3 * request.heads)
-    if channels > 128:
-        return f"its tiles hold heads of up to 128 channels, not {channels}"
-    if max(request.window) > 512:
-        return f"it counts places in windows of up to 512, not {max(request.window)}"
-    if math.prod(qkv.shape[1:]) >= 2**31:
+    channels, most = qkv.shape[-1] // (3 * request.heads), 64 if qkv.dtype == torch.float32 else 128
+    if channels > most:
+        return f"its tiles of {qkv.dtype} hold heads of up to {most} channels, not {channels}"
+    if max(request.window) > LARGEST_WINDOW:
+        return f"it counts places in windows of up to {LARGEST_WINDOW}, not {max(request.window)}"
+    refusal = gpu.refuses(qkv)
+    if refusal is None and math.prod(qkv.shape[1:]) >= 2**31:
         return "it counts the numbers of an item in 32 bits, and there are more"
-    return gpu.refuses(qkv)
+    return refusal
 
 
 _BACKENDS: tuple[Backend, ...] = ("triton", "grouped", "reference")
@@ -91,16 +98,17 @@ def _chosen(qkv: Tensor, request: Request, dropout: float, backend: Backend | No
             return name
         if backend is not None:
             raise ValueError(f"window_attention: backend {name!r} refuses: {refusal}")
-        log.debug("window_attention: backend %r refuses: %s", name, refusal)
+        if not torch.compiler.is_compiling():  # a traced graph would break here
+            log.debug("window_attention: backend %r refuses: %s", name, refusal)
     raise AssertionError("the reference refuses nothing")
 
 
 def _check(qkv: Tensor, table: Tensor | None, padding: Tensor | None, request: Request) -> None:
     heads, channels = request.heads, qkv.shape[-1]
     blocks = [w * d for w, d in zip(request.window, request.dilation, strict=True)]
-    if qkv.ndim != 5 or channels % (3 * heads):
+    if qkv.ndim != 5 or heads < 1 or not channels or channels % (3 * heads):
         raise ValueError(
-            f"qkv {tuple(qkv.shape)} must be (b, i, j, k, 3 c), c a multiple of {heads}"
+            f"qkv {tuple(qkv.shape)} must be (b, i, j, k, 3 c), c a multiple of {heads} heads"
         )
     if min(blocks) < 1 or any(not 0 <= s < b for s, b in zip(request.shift, blocks, strict=True)):
         raise ValueError(

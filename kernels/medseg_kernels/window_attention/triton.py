@@ -158,7 +158,7 @@ def shape(kernel: str, size: int, n: int, dtype: torch.dtype) -> dict[str, Any]:
     """
     weight, most = _weight(size, dtype), max(16, triton.next_power_of_2(n))
     if kernel == "down_table":
-        columns = 64 if weight <= 32 else 32 if weight <= 128 else 16
+        columns = 64 if weight == 16 else 32 if weight <= 128 else 16
     else:
         columns = 32 if weight <= (64 if kernel == "down_keys" else 128) else 16
     rows = min(64, most)
