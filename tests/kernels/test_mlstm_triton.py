@@ -16,7 +16,7 @@ interpreted = pytest.mark.skipif(
 )
 # Kernels that multiply matrices, and those that do not.
 MATRICES, OTHERS = ("writing", "reading", "returning", "down"), ("gates", "sloping")
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 3e-2}
 
 
 @pytest.fixture
