@@ -1,4 +1,4 @@
-"""The selective scan in C: 16 channels at a time, in float32, on a CPU."""
+"""The selective scan in C: as many channels at a time as a vector holds, in float32, on a CPU."""
 
 import ctypes
 from pathlib import Path
@@ -50,7 +50,7 @@ def forward(given: Given, *, block: int) -> tuple[Tensor, Tensor]:
         numbers = (ctypes.c_longlong(begin), ctypes.c_longlong(end))
         _done(library(SOURCE).scan(ctypes.byref(told), _map(result), *numbers))
 
-    in_threads(b * -(-d // 16), work)
+    in_threads(b * _vectors(d), work)
     return result.to(given.x.dtype), states
 
 
@@ -98,6 +98,13 @@ class _Wanted(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("decay", "skip", "write", "read")),
         ("group", ctypes.c_longlong),
     ]
+
+
+def _vectors(channels: int) -> int:
+    """How many vectors hold the channels of an item; it depends on the machine."""
+    count = library(SOURCE).vectors
+    count.restype = ctypes.c_longlong
+    return count(ctypes.c_longlong(channels))
 
 
 def _wide(given: Given) -> Given:

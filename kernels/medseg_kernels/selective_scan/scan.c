@@ -1,22 +1,12 @@
-/* The selective scan over floats, forward and backward: 16 channels lie side by side in a vector.
+/* The selective scan over floats, forward and backward: channels lie side by side in a vector.
 
    Tokens are taken a block at a time. The states before each block are kept, so that the pass
    backward can run through a block again before it returns through it. */
 
 #include <stdlib.h>
 
-/* This file's sums may be fused; its results are not compared bit by bit between machines. */
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#else
-#pragma GCC optimize("fp-contract=fast")
-#endif
+#include "../vectors.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-typedef long long number;
-enum { LANES = 16 };
-typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef int integers __attribute__((vector_size(4 * LANES)));
 
 /* A tensor (b, d, n), and how far apart its items, channels and tokens lie. */
@@ -40,33 +30,31 @@ typedef struct {
     number token, count;
 } Part;
 
-INLINE number least(number one, number other) { return one < other ? one : other; }
-INLINE number parts(number size, number part) { return (size + part - 1) / part; }
-INLINE vector all(float value) { return value - (vector){0}; }
+static number parts(number size, number part) { return (size + part - 1) / part; }
 
-INLINE vector choose(integers where, vector yes, vector no)
+INLINE vec choose(integers where, vec yes, vec no)
 {
-    return (vector)((where & (integers)yes) | (~where & (integers)no));
+    return (vec)((where & (integers)yes) | (~where & (integers)no));
 }
 
 /* e^x to two units in the last place, for an x as far out as float can hold the result. */
-INLINE vector power(vector x)
+INLINE vec power(vec x)
 {
-    const vector low = all(-87.3f), high = all(88.7f);
+    static const float terms[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
+                                  1.6666665459e-1f, 5.0000001201e-1f};
+    const vec low = splat(-87.3f), high = splat(88.7f);
     x = choose(x < low, low, x);
     x = choose(x > high, high, x);
     /* Adding 1.5 * 2^23 leaves the nearest integer in the last bits. */
-    const vector shifted = x * 1.44269504f + 12582912.f;
-    const vector whole = shifted - 12582912.f;
-    const vector rest = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
-    vector sum = all(1.9875691500e-4f);
-    sum = sum * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    return (vector)((integers)sum + ((integers)shifted << 23));
+    const vec shifted = plus(splat(12582912.f), x, splat(1.44269504f));
+    const vec whole = shifted - 12582912.f;
+    vec rest = plus(x, whole, splat(-0.693359375f));
+    rest = plus(rest, whole, splat(2.12194440e-4f));
+    vec sum = splat(1.9875691500e-4f);
+    for (int n = 0; n < 5; n++)
+        sum = plus(splat(terms[n]), sum, rest);
+    sum = plus(rest + 1.0f, sum, rest * rest);
+    return (vec)((integers)sum + ((integers)shifted << 23));
 }
 
 INLINE float *place(Map map, Part part)
@@ -75,13 +63,13 @@ INLINE float *place(Map map, Part part)
 }
 
 /* A vector a token; lanes beyond the last channel are 0. */
-INLINE void gather(Map map, Part part, vector *to)
+INLINE void gather(Map map, Part part, vec *to)
 {
     const float *from = place(map, part);
     float *into = (float *)to;
     if (part.lanes < LANES)
         for (number t = 0; t < part.count; t++)
-            to[t] = all(0);
+            to[t] = splat(0);
     if (map.channel == 1)
         for (number t = 0; t < part.count; t++)
             for (int c = 0; c < part.lanes; c++)
@@ -92,7 +80,7 @@ INLINE void gather(Map map, Part part, vector *to)
                 into[t * LANES + c] = from[c * map.channel + t * map.token];
 }
 
-INLINE void scatter(const vector *vectors, Map map, Part part)
+INLINE void scatter(const vec *vectors, Map map, Part part)
 {
     const float *from = (const float *)vectors;
     float *to = place(map, part);
@@ -107,16 +95,16 @@ INLINE void scatter(const vector *vectors, Map map, Part part)
 }
 
 /* Of rows (d, s) a vector a state, or of rows (d) a single one. */
-INLINE void turn(const float *rows, Part part, vector *to, const int states)
+INLINE void turn(const float *rows, Part part, vec *to, const int states)
 {
     for (int s = 0; s < states; s++) {
-        to[s] = all(0);
+        to[s] = splat(0);
         for (int c = 0; c < part.lanes; c++)
             to[s][c] = rows[(part.channel + c) * states + s];
     }
 }
 
-INLINE void turn_back(const vector *from, Part part, float *rows, const int states)
+INLINE void turn_back(const vec *from, Part part, float *rows, const int states)
 {
     for (int c = 0; c < part.lanes; c++)
         for (int s = 0; s < states; s++)
@@ -136,14 +124,14 @@ INLINE Part of_channels(const Given *given, number item, number channel)
 }
 
 INLINE void scan_channels(
-    const Given *given, Part part, Map result, vector *room, const int states)
+    const Given *given, Part part, Map result, vec *room, const int states)
 {
-    vector *x = room, *step = x + given->block, *out = step + given->block;
-    vector decay[states], state[states], skip;
+    vec *x = room, *step = x + given->block, *out = step + given->block;
+    vec decay[states], state[states], skip;
     turn(given->decay, part, decay, states);
     turn(given->skip, part, &skip, 1);
     for (int s = 0; s < states; s++)
-        state[s] = all(0);
+        state[s] = splat(0);
     for (; part.token < given->tokens; part.token += given->block) {
         part.count = least(given->tokens - part.token, given->block);
         turn_back(state, part, given->borders + border(given, part), states);
@@ -152,12 +140,12 @@ INLINE void scan_channels(
         for (number t = 0; t < part.count; t++) {
             const number row = (part.item * given->tokens + part.token + t) * states;
             const float *write = given->write + row, *read = given->read + row;
-            const vector gain = step[t] * x[t];
-            vector sum = skip * x[t];
+            const vec gain = step[t] * x[t];
+            vec sum = skip * x[t];
 #pragma GCC unroll 16
             for (int s = 0; s < states; s++) {
-                state[s] = power(step[t] * decay[s]) * state[s] + gain * write[s];
-                sum += state[s] * read[s];
+                state[s] = plus(gain * write[s], power(step[t] * decay[s]), state[s]);
+                sum = plus(sum, state[s], splat(read[s]));
             }
             out[t] = sum;
         }
@@ -165,16 +153,18 @@ INLINE void scan_channels(
     }
 }
 
-/* The result and the borders, of units `begin` to `end` of b x parts(d, LANES); 1 where there is no
-   memory. */
+/* Vectors of all channels of an item. */
+number vectors(number channels) { return parts(channels, LANES); }
+
+/* Result and borders of units `begin` to `end` of b x vectors; 1 where there is no memory. */
 int scan(const Given *given, Map result, number begin, number end)
 {
-    const number vectors = parts(given->channels, LANES);
-    vector *room = aligned_alloc(sizeof(vector), sizeof(vector) * 3 * given->block);
+    const number each = vectors(given->channels);
+    vec *room = aligned_alloc(sizeof(vec), sizeof(vec) * 3 * given->block);
     if (!room)
         return 1;
     for (number unit = begin; unit < end; unit++) {
-        const Part part = of_channels(given, unit / vectors, unit % vectors * LANES);
+        const Part part = of_channels(given, unit / each, unit % each * LANES);
         if (given->states == 16)
             scan_channels(given, part, result, room, 16);
         else
@@ -189,32 +179,32 @@ typedef struct {
     Map x, step;
     float *decay, *skip; /* (b, d, s), (b, d) */
     float *write, *read; /* (b, groups, n, s) */
-    number group;        /* channels of a group, a multiple of LANES */
+    number group;        /* channels of a group, a multiple of 16 */
 } Wanted;
 
 /* Of a group: the gradient of the state behind the block, sums so far, and room for a block. */
 typedef struct {
-    vector *later, *decay, *skip; /* each of the group's vectors: s, s, 1 */
-    vector *write, *read;         /* block x s, of all vectors; then their lanes are summed */
-    vector *x, *step, *slope, *kept, *state;
+    vec *later, *decay, *skip; /* each of the group's vectors: s, s, 1 */
+    vec *write, *read;         /* block x s, of all vectors; then their lanes are summed */
+    vec *x, *step, *slope, *kept, *state;
 } Room;
 
 /* The states of a block, state[0] that before it, and what each was multiplied by. */
 INLINE void run_again(
-    const Given *given, Part part, const vector *decay, const Room *room, const int states)
+    const Given *given, Part part, const vec *decay, const Room *room, const int states)
 {
-    vector now[states];
+    vec now[states];
     turn(given->borders + border(given, part), part, now, states);
     for (int s = 0; s < states; s++)
         room->state[s] = now[s];
     for (number t = 0; t < part.count; t++) {
-        const vector gain = room->step[t] * room->x[t];
+        const vec gain = room->step[t] * room->x[t];
         const float *write = given->write + (part.item * given->tokens + part.token + t) * states;
 #pragma GCC unroll 16
         for (int s = 0; s < states; s++) {
-            const vector keep = power(room->step[t] * decay[s]);
+            const vec keep = power(room->step[t] * decay[s]);
             room->kept[t * states + s] = keep;
-            now[s] = keep * now[s] + gain * write[s];
+            now[s] = plus(gain * write[s], keep, now[s]);
             room->state[(t + 1) * states + s] = now[s];
         }
     }
@@ -225,7 +215,7 @@ INLINE void return_channels(
     const Given *given, Map gradient, const Wanted *wanted, Part part, number v, const Room *room,
     const int states)
 {
-    vector decay[states], skip, later[states], of_decay[states], of_skip = room->skip[v];
+    vec decay[states], skip, later[states], of_decay[states], of_skip = room->skip[v];
     turn(given->decay, part, decay, states);
     turn(given->skip, part, &skip, 1);
     gather(given->x, part, room->x);
@@ -239,25 +229,25 @@ INLINE void return_channels(
     for (number t = part.count - 1; t >= 0; t--) {
         const number row = (part.item * given->tokens + part.token + t) * states;
         const float *write = given->write + row, *read = given->read + row;
-        const vector x = room->x[t], step = room->step[t], slope = room->slope[t];
-        const vector gain = step * x;
-        const vector *kept = room->kept + t * states, *state = room->state + t * states;
-        vector *of_write = room->write + t * states, *of_read = room->read + t * states;
-        vector of_gain = all(0), of_step = all(0);
+        const vec x = room->x[t], step = room->step[t], slope = room->slope[t];
+        const vec gain = step * x;
+        const vec *kept = room->kept + t * states, *state = room->state + t * states;
+        vec *of_write = room->write + t * states, *of_read = room->read + t * states;
+        vec of_gain = splat(0), of_step = splat(0);
 #pragma GCC unroll 16
         for (int s = 0; s < states; s++) {
-            const vector now = later[s] + slope * read[s];
-            of_read[s] += slope * state[states + s];
-            of_write[s] += now * gain;
-            of_gain += now * write[s];
+            const vec now = plus(later[s], slope, splat(read[s]));
+            of_read[s] = plus(of_read[s], slope, state[states + s]);
+            of_write[s] = plus(of_write[s], now, gain);
+            of_gain = plus(of_gain, now, splat(write[s]));
             later[s] = now * kept[s];
-            const vector of_exponent = later[s] * state[s];
-            of_step += of_exponent * decay[s];
-            of_decay[s] += of_exponent * step;
+            const vec of_exponent = later[s] * state[s];
+            of_step = plus(of_step, of_exponent, decay[s]);
+            of_decay[s] = plus(of_decay[s], of_exponent, step);
         }
-        of_skip += slope * x;
-        room->x[t] = of_gain * step + slope * skip;
-        room->step[t] = of_gain * x + of_step;
+        of_skip = plus(of_skip, slope, x);
+        room->x[t] = plus(slope * skip, of_gain, step);
+        room->step[t] = plus(of_step, of_gain, x);
     }
     for (int s = 0; s < states; s++) {
         room->later[v * states + s] = later[s];
@@ -268,15 +258,14 @@ INLINE void return_channels(
     scatter(room->step, wanted->step, part);
 }
 
-INLINE float summed(const vector *lanes)
+INLINE float summed(const vec *lanes)
 {
-    typedef float half __attribute__((vector_size(2 * LANES)));
-    typedef float quarter __attribute__((vector_size(LANES)));
-    const half *halves = (const half *)lanes;
-    const half two = halves[0] + halves[1];
-    const quarter *quarters = (const quarter *)&two;
-    const quarter four = quarters[0] + quarters[1];
-    return (four[0] + four[2]) + (four[1] + four[3]);
+    typedef float four __attribute__((vector_size(16), may_alias));
+    const four *quarters = (const four *)lanes;
+    four sum = quarters[0];
+    for (int n = 1; n < LANES / 4; n++)
+        sum += quarters[n];
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
 /* A group of channels of an item, from the last block to the first. */
@@ -286,28 +275,28 @@ INLINE void return_group(
 {
     const number groups = parts(given->channels, wanted->group), size = given->tokens * states;
     const number item = unit / groups, first = unit % groups * wanted->group;
-    const number vectors = parts(least(given->channels - first, wanted->group), LANES);
-    for (number n = 0; n < vectors * states; n++)
-        room->later[n] = room->decay[n] = all(0);
-    for (number v = 0; v < vectors; v++)
-        room->skip[v] = all(0);
+    const number count = vectors(least(given->channels - first, wanted->group));
+    for (number n = 0; n < count * states; n++)
+        room->later[n] = room->decay[n] = splat(0);
+    for (number v = 0; v < count; v++)
+        room->skip[v] = splat(0);
     for (number block = parts(given->tokens, given->block) - 1; block >= 0; block--) {
         const number token = block * given->block;
-        const number count = least(given->tokens - token, given->block);
-        for (number n = 0; n < count * states; n++)
-            room->write[n] = room->read[n] = all(0);
-        for (number v = 0; v < vectors; v++) {
+        const number tokens = least(given->tokens - token, given->block);
+        for (number n = 0; n < tokens * states; n++)
+            room->write[n] = room->read[n] = splat(0);
+        for (number v = 0; v < count; v++) {
             Part part = of_channels(given, item, first + v * LANES);
             part.token = token;
-            part.count = count;
+            part.count = tokens;
             return_channels(given, gradient, wanted, part, v, room, states);
         }
-        for (number n = 0; n < count * states; n++) {
+        for (number n = 0; n < tokens * states; n++) {
             wanted->write[unit * size + token * states + n] = summed(room->write + n);
             wanted->read[unit * size + token * states + n] = summed(room->read + n);
         }
     }
-    for (number v = 0; v < vectors; v++) {
+    for (number v = 0; v < count; v++) {
         const Part part = of_channels(given, item, first + v * LANES);
         const number row = item * given->channels;
         turn_back(room->decay + v * states, part, wanted->decay + row * states, states);
@@ -318,16 +307,16 @@ INLINE void return_group(
 /* Units `begin` to `end` of b x groups, one after the other; 1 where there is no memory. */
 int scan_backward(const Given *given, Map gradient, const Wanted *wanted, number begin, number end)
 {
-    const number block = given->block, states = given->states, vectors = wanted->group / LANES;
-    const number size = vectors * (2 * states + 1) + block * (4 * states + 3) + states;
-    vector *from = aligned_alloc(sizeof(vector), sizeof(vector) * size);
+    const number block = given->block, states = given->states, count = vectors(wanted->group);
+    const number size = count * (2 * states + 1) + block * (4 * states + 3) + states;
+    vec *from = aligned_alloc(sizeof(vec), sizeof(vec) * size);
     if (!from)
         return 1;
     Room room;
     room.later = from;
-    room.decay = room.later + vectors * states;
-    room.skip = room.decay + vectors * states;
-    room.write = room.skip + vectors;
+    room.decay = room.later + count * states;
+    room.skip = room.decay + count * states;
+    room.write = room.skip + count;
     room.read = room.write + block * states;
     room.x = room.read + block * states;
     room.step = room.x + block;
