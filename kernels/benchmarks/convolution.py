@@ -1,56 +1,116 @@
-"""3x3x3 convolutions of float32 maps: torch's and the split form, in turn.
+"""3x3x3 convolutions of float32 maps: torch's, and those of the engines here, in turn.
 
-python kernels/benchmarks/convolution.py
-prints rows of kernels/README.md: processor seconds of one thread, and the largest error of each
-against double precision as a part of the largest value (taken from a corner of the map).
+python kernels/benchmarks/convolution.py [--engines winograd ...] [--layers 48,48,96 ...]
+prints rows of kernels/README.md: processor milliseconds of one thread; the operations of a direct
+convolution divided by that time, in billions a second; how many times as long torch takes with its
+maps channels last, forward and for either gradient; and the largest errors against double
+precision as parts of the largest value (of a corner of the map, and of a few channels of the
+weight's gradient).
 """
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from statistics import median
 
 import torch
 from machine import machine
-from measured import seconds
+from measured import in_turn, ratio
 from torch import Tensor
 
+from medseg.nn.memory import reused_memory
 from medseg_kernels.convolution import convolution, refuses
 
-# Channels in and out, voxels along an axis: those of Swin UNETR with 48 features at 96^3.
-SIZES = ((48, 48, 96), (96, 48, 96), (96, 96, 48), (192, 192, 24), (384, 384, 12), (768, 768, 6))
+# Channels in and out, voxels along an axis: of Swin UNETR with 48 features at 96^3, and of nnU-Net.
+LAYERS = (
+    "1,48,96", "48,48,96", "96,48,96", "48,48,48", "96,96,24", "192,192,12", "384,384,6",
+    "32,32,128", "64,64,64", "128,128,32", "256,256,16", "320,320,8",
+)  # fmt: skip
+ENGINES = ("split", "winograd")
+COLUMNS = (
+    "layer", "engine", "torch, channels first", "channels last", "here", "GFLOP/s", "ratio",
+    "gradient of map", "of weight", "errors: torch", "here", "torch, gradient", "here",
+)  # fmt: skip
+REPEATS = 3
+CORNER, CHANNELS = 12, 4
+
+Run = Callable[[Tensor, Tensor], Tensor]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--layers", nargs="+", default=LAYERS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
-    told = refuses(torch.zeros(1, 8, 8, 8, 8), torch.zeros(8, 8, 3, 3, 3))
-    if told is not None:
-        print(f"not measured: {told}")
-        return
-    print(
-        "| channels, size | torch | split | ratio | torch, with backward | split | ratio | errors |"
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
+    with reused_memory():
+        for layer in options.layers:
+            for engine in options.engines:
+                cells = _cells(*map(int, layer.split(",")), engine)
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _cells(into: int, out: int, size: int, engine: str) -> list[str]:
+    x, gradient = (
+        torch.randn(1, channels, size, size, size).contiguous(memory_format=torch.channels_last_3d)
+        for channels in (into, out)
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for into, out, size in SIZES:
-        print(_row(into, out, size), flush=True)
-
-
-def _row(into: int, out: int, size: int) -> str:
-    x = torch.randn(1, into, size, size, size).contiguous(memory_format=torch.channels_last_3d)
     weight = torch.randn(out, into, 3, 3, 3) / (27 * into) ** 0.5
-    corner = x[..., :6, :6, :6]
+    name = [f"{into} to {out}, {size}^3", engine]
+    told = refuses(engine, x, weight)
+    if told is not None:
+        return [*name, told]
+    runs = [partial(convolution, backend=backend) for backend in ("torch", engine)]
+    calls = [partial(run, x, weight) for run in runs]
+    calls.append(partial(runs[0], x.contiguous(), weight))
+    with torch.no_grad():
+        last, ours, first = in_turn(calls, repeats=REPEATS)
+    leaves = ((x.clone().requires_grad_(), weight), (x, weight.clone().requires_grad_()))
+    backs = [
+        in_turn([_back(r, *given, gradient) for r in runs], repeats=REPEATS) for given in leaves
+    ]
+    ratios = [ratio(last, ours), *(ratio(theirs, here) for theirs, here in backs)]
+    speed = 2 * 27 * into * out * size**3 / median(ours) / 1e6
+    times = [f"{median(one):.1f} ms" for one in (first, last, ours)]
+    errors = [
+        error(r) for error in (_error(x, weight), _back_error(x, weight, gradient)) for r in runs
+    ]
+    return [
+        *name, *times, f"{speed:.0f}", *(f"x{one:.1f}" for one in ratios),
+        *(f"{one:.0e}" for one in errors),
+    ]  # fmt: skip
+
+
+def _back(run: Run, x: Tensor, weight: Tensor, gradient: Tensor) -> Callable[[], object]:
+    """The gradient of the one that has it, alone."""
+    y, leaf = run(x, weight), x if x.requires_grad else weight
+    return lambda: torch.autograd.grad(y, leaf, gradient, retain_graph=True)
+
+
+def _error(x: Tensor, weight: Tensor) -> Callable[[Run], float]:
+    corner = x[..., :CORNER, :CORNER, :CORNER]
     truth = convolution(corner.double(), weight.double())
-    forward, backward, errors = [], [], []
-    for backend in ("torch", "split"):
-        forward.append(seconds(lambda name=backend: convolution(x, weight, backend=name)))
-        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-        backward.append(seconds(lambda name=backend, leaves=leaves: _train(leaves, name)))
-        away = (convolution(corner, weight, backend=backend) - truth).abs().max()
-        errors.append((away / truth.abs().max()).item())
-    cells = [f"{into} to {out}, {size}^3"]
-    for theirs, ours in (forward, backward):
-        cells += [f"{theirs:.3f} s", f"{ours:.3f} s", f"x{theirs / ours:.1f}"]
-    return "| " + " | ".join([*cells, ", ".join(f"{error:.0e}" for error in errors)]) + " |"
+    return lambda run: _apart(run(corner, weight), truth)
 
 
-def _train(leaves: list[Tensor], backend: str) -> None:
-    convolution(*leaves, backend=backend).sum().backward()
+def _back_error(x: Tensor, weight: Tensor, gradient: Tensor) -> Callable[[Run], float]:
+    exact = weight[:CHANNELS, :CHANNELS].double().requires_grad_()
+    y = convolution(x[:, :CHANNELS].double(), exact)
+    (truth,) = torch.autograd.grad(y, exact, gradient[:, :CHANNELS].double())
+    leaf = weight.clone().requires_grad_()
+
+    def error(run: Run) -> float:
+        (found,) = torch.autograd.grad(run(x, leaf), leaf, gradient)
+        return _apart(found[:CHANNELS, :CHANNELS], truth)
+
+    return error
+
+
+def _apart(found: Tensor, truth: Tensor) -> float:
+    return ((found - truth).abs().max() / truth.abs().max()).item()
 
 
 if __name__ == "__main__":

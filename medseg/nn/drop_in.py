@@ -20,9 +20,10 @@ class Conv3d(nn.Conv3d):
     def forward(self, input: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:  # noqa: A002
         """The convolved map."""
         if self.kernels == "fast" and self._keeps_size():
-            matrix, voxels = self.weight.flatten(1), input.movedim(1, -1)
-            if set(self.kernel_size) == {1} and refuses_linear(voxels, matrix) is None:
-                return linear(voxels, matrix, self.bias).movedim(-1, 1)
+            if set(self.kernel_size) == {1}:
+                voxels, matrix = input.movedim(1, -1), self.weight.flatten(1)
+                if refuses_linear(voxels, matrix) is None:
+                    return linear(voxels, matrix, self.bias).movedim(-1, 1)
             if chosen(input, self.weight) != "torch":
                 return convolution(input, self.weight, self.bias)
         return super().forward(input)

@@ -236,6 +236,21 @@ def test_the_operator_keeps_the_promises_of_torch_library(engine) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_traced_graph_takes_any_size_and_number_of_items(engine) -> None:
+    engine = _engine(engine, "one plane")
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+            return convolution(x, weight)
+
+    items, size = torch.export.Dim("items", max=9), torch.export.Dim("size", max=90)
+    given = (torch.randn(2, 9, 4, 3, 5), torch.randn(8, 9, 3, 3, 3))
+    traced = torch.export.export(Layer(), given, dynamic_shapes=({0: items, 2: size}, None))
+    x, weight = torch.randn(3, 9, 11, 3, 5), given[1]
+    assert torch.equal(traced.module()(x, weight), convolution(x, weight))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_only_what_is_asked_for_is_differentiated(engine) -> None:
     engine = _engine(engine, "one plane")
     x, weight = _drawn("one plane")

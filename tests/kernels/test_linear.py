@@ -134,6 +134,18 @@ def test_the_operator_keeps_the_promises_of_torch_library() -> None:
         assert torch.equal(y, linear(*given, backend=backend))
 
 
+def test_a_traced_graph_takes_any_number_of_rows() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+            return linear(x, weight)
+
+    given = (torch.randn(2, 6, 9), torch.randn(8, 9))
+    rows = torch.export.Dim("rows", max=9)
+    traced = torch.export.export(Layer(), given, dynamic_shapes=({0: rows}, None))
+    x, weight = torch.randn(3, 6, 9), given[1]
+    assert torch.equal(traced.module()(x, weight), linear(x, weight))
+
+
 def test_only_what_is_asked_for_is_differentiated() -> None:
     x, weight, _ = _drawn("odd numbers")
     linear(x, weight.requires_grad_(), backend="product").sum().backward()

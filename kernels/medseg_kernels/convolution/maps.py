@@ -6,7 +6,7 @@ from torch import Tensor
 
 def map_like(x: Tensor, channels: int) -> Tensor:
     """A map of the size of x, its numbers not set yet."""
-    size = (len(x), channels, *x.shape[2:])
+    size = (x.shape[0], channels, *x.shape[2:])
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 

@@ -411,6 +411,16 @@ static number place_taps(const Shape *s, const Strides *apart, number *places)
     return taps;
 }
 
+/* One number after the other: GCC would gather them as vectors, which takes longer. */
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("no-tree-vectorize")))
+#endif
+static void copy_taps(const float *from, const number *places, number taps, float *to)
+{
+    for (number tap = 0; tap < taps; tap++)
+        to[tap * LANES] = from[places[tap]];
+}
+
 /* Channels in `begin` to `end` of the packed weight. */
 void pack(
     const Shape *s, const float *weight, const Strides *apart, float *packed, number begin,
@@ -423,11 +433,9 @@ void pack(
         w = band((width(s->out) - at) / LANES);
         for (number in = begin; in < end; in++)
             for (number out = at; out < at + w * LANES; out += LANES) {
-                for (number lane = 0; lane < least(LANES, s->out - out); lane++) {
-                    const float *from = weight + (out + lane) * apart->out + in * apart->in;
-                    for (number tap = 0; tap < taps; tap++)
-                        k.none[tap * LANES + lane] = from[places[tap]];
-                }
+                const float *from = weight + out * apart->out + in * apart->in;
+                for (number lane = 0; lane < least(LANES, s->out - out); lane++)
+                    copy_taps(from + lane * apart->out, places, taps, k.none + lane);
                 pack_kernels(s, &k, packed + at * s->in + in * w * LANES + out - at);
             }
     }

@@ -53,8 +53,11 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
     sides = tuple(weight.shape[2:])
     if not {1, 3}.issuperset(sides) or 3 not in sides:
         return f"a kernel's sides are 1 or 3, and one is 3 at least, but here they are {sides}"
-    if len(x) * x.shape[2:].numel() < LEAST_VOXELS or weight.numel() == 0:
-        return f"the maps have fewer than {LEAST_VOXELS} voxels, or no channels"
+    if weight.numel() == 0:
+        return "there are no channels"
+    # A graph that is traced shall not depend on it.
+    if not torch.compiler.is_compiling() and len(x) * x.shape[2:].numel() < LEAST_VOXELS:
+        return f"the maps have fewer than {LEAST_VOXELS} voxels"
     return _unready()
 
 
