@@ -22,7 +22,8 @@ class Box:
     """Finished voxels of a volume from `first` on: sums over windows, and what they divide by.
 
     The first `before` planes along each axis, 0 or 1, were part of boxes before it; they are there
-    for what lies between two boxes. `sums` and `counts` are views of memory that is used again.
+    for what lies between two boxes that are linked. `sums` and `counts` are views of memory that is
+    used again.
     """
 
     first: Triple
@@ -55,7 +56,8 @@ class Box:
 class Bricks:
     """The sums, brick by brick (see `cuts`).
 
-    They lie as `result` does, channels first or last, and take its channels and device.
+    They lie as `result` does, channels first or last, and take its channels and device. Bricks are
+    `linked` along the axes where what lies between them will be asked for.
     """
 
     def __init__(
@@ -65,9 +67,10 @@ class Bricks:
         *,
         result: Float[Tensor, "f i j k"],
         dtype: torch.dtype,
+        linked: tuple[bool, bool, bool],
     ) -> None:
         self._windows = windows
-        self._cuts = cuts_of(windows, axes)
+        self._cuts = cuts_of(windows, axes, linked)
         self._channels = len(result)
         self._is_channels_last = result.stride(0) == 1 and len(result) > 1
         self._weight = windows.weight.to(result.device)
@@ -109,7 +112,8 @@ class Bricks:
         for cuts, piece, part, start in zip(self._cuts, key, inside, place, strict=True):
             low = max(cuts.bounds[piece], part.start)
             high = min(cuts.bounds[piece + 1], part.stop)
-            into.append(slice(low - cuts.before(piece), high - cuts.before(piece)))
+            begin = cuts.bounds[piece] - cuts.before(piece)
+            into.append(slice(low - begin, high - begin))
             of.append(slice(low - start, high - start))
         return (into[0], into[1], into[2]), (of[0], of[1], of[2])
 
@@ -118,20 +122,21 @@ class Bricks:
         for axis, edge in self._edges.pop(key, []):
             brick.plane(axis, 0).copy(edge)
         for axis, piece in enumerate(key):
-            if piece + 1 < len(self._cuts[axis]):
+            if self._cuts[axis].linked and piece + 1 < len(self._cuts[axis]):
                 i, j, k = (n + (axis == other) for other, n in enumerate(key))
                 edge = brick.plane(axis, -1).clone()
                 self._edges.setdefault((i, j, k), []).append((axis, edge))
         self._free.append(brick.memory)
-        i, j, k = (cuts.before(piece) for cuts, piece in zip(self._cuts, key, strict=True))
-        a, b, c = (min(piece, 1) for piece in key)
+        pairs = list(zip(self._cuts, key, strict=True))
+        a, b, c = (cuts.before(piece) for cuts, piece in pairs)
+        i, j, k = (cuts.bounds[piece] - cuts.before(piece) for cuts, piece in pairs)
         return Box((i, j, k), (a, b, c), brick.sums, brick.counts)
 
     def _brick(self, key: Triple) -> "_Brick":
         brick = self._open.get(key)
         if brick is None:
             shape = [
-                cuts.bounds[piece + 1] - cuts.before(piece)
+                cuts.bounds[piece + 1] - cuts.bounds[piece] + cuts.before(piece)
                 for cuts, piece in zip(self._cuts, key, strict=True)
             ]
             room = math.prod(cuts.room(n) for cuts, n in zip(self._cuts, key, strict=True))

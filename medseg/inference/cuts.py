@@ -17,14 +17,15 @@ class Cuts:
     """One axis in pieces: piece n lies from `bounds[n]` to before `bounds[n + 1]`.
 
     Of the windows along the axis, by their number, `touched[n]` are the first and the last to
-    touch it.
+    touch it. Where pieces are `linked`, the last voxel of each stands before the next as well.
     """
 
     bounds: tuple[int, ...]
     touched: tuple[tuple[int, int], ...]
+    linked: bool
 
     @classmethod
-    def along(cls, windows: Windows, axis: int, *, whole: bool) -> "Cuts":
+    def along(cls, windows: Windows, axis: int, *, whole: bool, linked: bool) -> "Cuts":
         """The pieces of an axis; a single one if it is to stay `whole`."""
         side, patch = windows.shape[axis], windows.patch_size[axis]
         starts = [max(start, 0) for start in windows.starts[axis]]
@@ -36,7 +37,7 @@ class Cuts:
         for low, high in itertools.pairwise(bounds):
             those = [n for n, start in enumerate(starts) if low - patch < start < high]
             touched.append((those[0], those[-1]))
-        return cls(bounds, tuple(touched))
+        return cls(bounds, tuple(touched), linked)
 
     def __len__(self) -> int:
         """How many pieces there are."""
@@ -52,23 +53,27 @@ class Cuts:
         return [n for n, (first, end) in pairs if first < high and low < end]
 
     def before(self, piece: int) -> int:
-        """The place of the voxel before a piece, which stands beside it; or where it begins."""
-        return max(self.bounds[piece] - 1, 0)
+        """How many voxels stand before a piece: 1 or 0."""
+        return int(self.linked and piece > 0)
 
     def room(self, piece: int) -> int:
-        """Room for the voxels of a piece and one before it, if there is one."""
-        return self.bounds[piece + 1] - self.bounds[piece] + (len(self) > 1)
+        """Room for a piece, the same for all that are as long."""
+        return self.bounds[piece + 1] - self.bounds[piece] + (self.linked and len(self) > 1)
 
 
-def cuts_of(windows: Windows, axes: Triple) -> tuple[Cuts, Cuts, Cuts]:
+def cuts_of(
+    windows: Windows, axes: Triple, linked: tuple[bool, bool, bool]
+) -> tuple[Cuts, Cuts, Cuts]:
     """The pieces along i, j and k; windows follow each other along the last of `axes`."""
-    i, j, k = (Cuts.along(windows, axis, whole=axis == axes[2]) for axis in range(3))
+    i, j, k = (
+        Cuts.along(windows, axis, whole=axis == axes[2], linked=linked[axis]) for axis in range(3)
+    )
     return i, j, k
 
 
 def most_voxels(windows: Windows, axes: Triple) -> int:
     """The most voxels that are held at a time: of bricks, and of planes beside bricks to come."""
-    cuts = cuts_of(windows, axes)
+    cuts = cuts_of(windows, axes, (True, True, True))
     slow, fast, row = cuts[axes[0]], cuts[axes[1]], windows.shape[axes[2]]
     numbers = itertools.product(*(range(len(windows.starts[axis])) for axis in axes[:2]))
     opened = max(sum(_open(slow, fast, *number)) for number in numbers)

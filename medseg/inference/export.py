@@ -39,6 +39,12 @@ class SourceLabels:
             for n in range(3)
         ]
 
+    @property
+    def linked(self) -> tuple[bool, bool, bool]:
+        """The axes along which labels lie between the voxels of the model's grid."""
+        i, j, k = (place.moves for place in self._places)
+        return i, j, k
+
     def add(self, box: Box, blend: Blend) -> None:
         """Write what lies between the voxels of `box`, those of the boxes before it among them.
 

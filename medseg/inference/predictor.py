@@ -118,7 +118,7 @@ class Predictor:
         target = self.task.target
         walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
         labels = SourceLabels(record, target)
-        for box in walk.boxes(self._blend, image, listener=listener):
+        for box in walk.boxes(self._blend, image, linked=labels.linked, listener=listener):
             labels.add(box, self._blend)
         return LabelVolume(labels.array, record.source_grid, target.labels)
 
@@ -137,7 +137,7 @@ class Predictor:
         )
         labels = SourceLabels(record, target)
         whole = torch.empty((self._blend.channels, *image.shape[1:]))
-        for box in walk.boxes(self._blend, image, listener=listener):
+        for box in walk.boxes(self._blend, image, linked=labels.linked, listener=listener):
             labels.add(box, self._blend)
             whole[(slice(None), *box.place)] = box.mean
         made = LabelVolume(labels.array, record.source_grid, target.labels)

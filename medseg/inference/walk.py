@@ -36,9 +36,17 @@ class Walk:
     autocast: torch.dtype | None = None
 
     def boxes(
-        self, blend: Blend, image: Float[Tensor, "c i j k"], *, listener: Listener = silent
+        self,
+        blend: Blend,
+        image: Float[Tensor, "c i j k"],
+        *,
+        linked: tuple[bool, bool, bool] = (False, False, False),
+        listener: Listener = silent,
     ) -> Iterator[Box]:
-        """The finished parts of `image`, each after those before it along every axis."""
+        """The finished parts of `image`, each after those before it along every axis.
+
+        Along `linked` axes the last plane of each stands before the next one too.
+        """
         bricks: Bricks | None = None
         numbers = self._numbers()
         for first in range(0, len(numbers), self.batch_size):
@@ -46,7 +54,9 @@ class Walk:
             places = [self._place(number) for number in batch]
             results = self._run(blend, image, places)
             if bricks is None:
-                bricks = Bricks(self.windows, self.axes, result=results[0], dtype=self.sums)
+                bricks = Bricks(
+                    self.windows, self.axes, result=results[0], dtype=self.sums, linked=linked
+                )
             for n, (number, place) in enumerate(zip(batch, places, strict=True)):
                 bricks.add(place, results[n])
                 yield from bricks.finished(number)

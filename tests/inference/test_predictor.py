@@ -114,7 +114,8 @@ def test_export_equals_interpolating_every_channel_at_once(
     numbers = torch.arange(image[0].size).reshape(1, *image.shape[1:]).float()
     windows = Windows.over(numbers.shape[1:], (6, 5, 4), overlap=0.5)
     found = SourceLabels(record, target)
-    for box in Walk(windows=windows, axes=axes).boxes(blend, numbers):
+    walk = Walk(windows=windows, axes=axes)
+    for box in walk.boxes(blend, numbers, linked=found.linked):
         found.add(box, blend)
     assert found.array.dtype == wanted.dtype
     np.testing.assert_array_equal(found.array, wanted)

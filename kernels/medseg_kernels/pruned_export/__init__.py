@@ -1,13 +1,11 @@
 """From logits to labels on another grid, without the logits there."""
 
-import logging
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
-from medseg_kernels import gpu
-from medseg_kernels.pruned_export import compiled, operator
+from medseg_kernels.pruned_export import operator
+from medseg_kernels.pruned_export.backends import Backend, refuses
 from medseg_kernels.pruned_export.places import Places, linear_places, nearest_places
 from medseg_kernels.pruned_export.source import Source
 
@@ -22,10 +20,7 @@ __all__ = [
     "refuses",
 ]
 
-Backend = Literal["compiled", "triton", "pruned", "reference"]
 Triple = tuple[Places, Places, Places]
-
-log = logging.getLogger(__name__)
 
 
 def pruned_argmax(
@@ -47,7 +42,7 @@ def pruned_argmax(
     """
     source = Source(logits)
     _check(source, places)
-    return operator.export(source, places, backend=_chosen(source, (), backend))[0]
+    return operator.export(source, places, backend=backend)[0]
 
 
 def pruned_regions(
@@ -66,8 +61,7 @@ def pruned_regions(
     """
     source = Source(logits)
     _check(source, places, values)
-    name = _chosen(source, values, backend)
-    return operator.export(source, places, values=tuple(values), backend=name)[0]
+    return operator.export(source, places, values=tuple(values), backend=backend)[0]
 
 
 def export_sums(
@@ -93,33 +87,7 @@ def export_sums(
     """
     source = Source(sums, counts, *(head or (None, None)))
     _check(source, places, values)
-    name = _chosen(source, values or (), backend)
-    return operator.export(source, places, values=tuple(values or ()), backend=name)
-
-
-def refuses(backend: Backend, source: Source, values: Sequence[int] = ()) -> str | None:
-    """Why a backend cannot serve a call, or None."""
-    if backend == "compiled":
-        return compiled.refuses(source, values)
-    return gpu.refuses(source.values) if backend == "triton" else None
-
-
-_BACKENDS: tuple[Backend, ...] = ("compiled", "triton", "pruned", "reference")
-
-
-def _chosen(source: Source, values: Sequence[int], backend: Backend | None) -> Backend:
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"pruned_export: there is no backend {backend!r}")
-    for name in _BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, source, values)
-        if refusal is None and backend is None and name == "triton" and gpu.interprets():
-            refusal = "its interpreter is for tests, which ask for it by name"
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"pruned_export: backend {name!r} refuses: {refusal}")
-        log.debug("pruned_export: backend %r refuses: %s", name, refusal)
-    raise AssertionError("the reference refuses nothing")
+    return operator.export(source, places, values=tuple(values or ()), backend=backend)
 
 
 def _check(source: Source, places: Sequence[Places], values: Sequence[int] | None = None) -> None:

@@ -44,11 +44,6 @@ def refuses(source: Source, values: Sequence[int] = ()) -> str | None:
     most = max([source.classes - 1, *values])
     if most >= MOST_CLASSES:
         return f"a label of {most} is above {MOST_CLASSES - 1}"
-    return _uncompiled()
-
-
-@torch.compiler.assume_constant_result
-def _uncompiled() -> str | None:
     try:
         library(SOURCE)
     except NotCompiledError as error:

@@ -1,4 +1,7 @@
-"""All backends as one operator: a single node of an exported graph."""
+"""All backends as one operator, a single node of an exported graph; it chooses among them.
+
+It is defined by hand: a custom_op loads torch's compiler when it is called first.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.pruned_export import compiled, pruned, reference
+from medseg_kernels.pruned_export.backends import chosen
 from medseg_kernels.pruned_export.places import Places
 from medseg_kernels.pruned_export.source import Source
 
@@ -13,15 +17,14 @@ Triple = tuple[Places, Places, Places]
 
 
 def export(
-    source: Source, places: Sequence[Places], *, values: Sequence[int] = (), backend: str
+    source: Source, places: Sequence[Places], *, values: Sequence[int] = (), backend: str | None
 ) -> tuple[Tensor, Tensor]:
     """Labels (a, b, c), and the largest size of a mean (): NaN if there is one, 0 of logits."""
     left, beyond = [place.left for place in places], [place.beyond for place in places]
     made = source.counts, source.weight, source.bias
-    return _export(source.values, *made, left, beyond, values, backend)
+    return torch.ops.medseg.pruned_export(source.values, *made, left, beyond, values, backend)
 
 
-@torch.library.custom_op("medseg::pruned_export", mutates_args=())
 def _export(
     values: Tensor,
     counts: Tensor | None,
@@ -30,25 +33,20 @@ def _export(
     left: Sequence[Tensor],
     beyond: Sequence[Tensor],
     regions: Sequence[int],
-    backend: str,
+    backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     i, j, k = map(Places, left, beyond)
     source, places = Source(values, counts, weight, bias), (i, j, k)
+    name = chosen(source, regions, backend)
     for side, place in zip(values.shape[1:], places, strict=True):
         _check(side, place)
-    if backend == "compiled":
-        labels, largest = (
-            compiled.regions(source, places, regions)
-            if regions
-            else compiled.argmax(source, places)
-        )
-    else:
-        labels = _labels(source, places, regions, backend)
-        largest = source.largest()
-    return labels, largest
+    if name != "compiled":
+        return _labels(source, places, regions, name), source.largest()
+    if regions:
+        return compiled.regions(source, places, regions)
+    return compiled.argmax(source, places)
 
 
-@_export.register_fake
 def _export_fake(
     values: Tensor,
     counts: Tensor | None,  # noqa: ARG001
@@ -57,7 +55,7 @@ def _export_fake(
     left: Sequence[Tensor],
     beyond: Sequence[Tensor],  # noqa: ARG001
     regions: Sequence[int],
-    backend: str,  # noqa: ARG001
+    backend: str | None,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     count = max(regions) + 1 if regions else len(values if weight is None else weight)
     labels = values.new_empty([len(one) for one in left], dtype=reference.index_type(count))
@@ -83,3 +81,9 @@ def _check(side: int, place: Places) -> None:
         raise ValueError(f"places reach beyond the {side} source voxels of their axis")
     if bool((torch.diff(place.left) < 0).any()):
         raise ValueError("the `left` of places must never fall")
+
+
+_NAME = "medseg::pruned_export"
+torch.library.define(_NAME, torch.library.infer_schema(_export, mutates_args=()))
+torch.library.impl(_NAME, "default", _export)
+torch.library.register_fake(_NAME, _export_fake)

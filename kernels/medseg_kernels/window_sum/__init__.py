@@ -1,19 +1,11 @@
 """Results of windows, weighted and summed over a volume."""
 
-import logging
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from medseg_kernels import gpu
-from medseg_kernels.window_sum import compiled, operator
+from medseg_kernels.window_sum.operator import Backend, refuses
 
 __all__ = ["Backend", "add_window", "refuses"]
-
-Backend = Literal["compiled", "triton", "reference"]
-
-log = logging.getLogger(__name__)
 
 
 def add_window(
@@ -37,35 +29,7 @@ def add_window(
         ValueError: shapes or types that do not fit each other, or a forced backend that refuses.
     """
     _check(sums, counts, features, weight)
-    name = _chosen(sums, features, backend)
-    operator.add_window(sums, counts, features, weight, name)
-
-
-def refuses(backend: Backend, sums: Tensor, features: Tensor) -> str | None:
-    """Why a backend cannot serve a call, or None."""
-    if backend == "compiled":
-        return compiled.refuses(sums, features)
-    if backend == "triton" and max(sums[0].numel(), features[0].numel()) >= 2**31:
-        return "it counts voxels in 32 bits, and there are more"
-    return gpu.refuses(sums, features) if backend == "triton" else None
-
-
-_BACKENDS: tuple[Backend, ...] = ("compiled", "triton", "reference")
-
-
-def _chosen(sums: Tensor, features: Tensor, backend: Backend | None) -> Backend:
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"window_sum: there is no backend {backend!r}")
-    for name in _BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, sums, features)
-        if refusal is None and backend is None and name == "triton" and gpu.interprets():
-            refusal = "its interpreter is for tests, which ask for it by name"
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"window_sum: backend {name!r} refuses: {refusal}")
-        log.debug("window_sum: backend %r refuses: %s", name, refusal)
-    raise AssertionError("the reference refuses nothing")
+    torch.ops.medseg.add_window(sums, counts, features, weight, backend)
 
 
 def _check(sums: Tensor, counts: Tensor, features: Tensor, weight: Tensor) -> None:

@@ -35,7 +35,6 @@ def refuses(sums: Tensor, features: Tensor) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
 def _unready(kind: torch.dtype) -> str | None:
     if kind not in _KINDS:
         return f"it has no {str(kind).removeprefix('torch.')}"
