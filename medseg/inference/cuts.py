@@ -6,7 +6,6 @@ Along the third axis bricks are as long as the volume.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medseg.inference.window import Triple, Windows
@@ -71,12 +70,18 @@ def cuts_of(
     return i, j, k
 
 
+def walk_axes(windows: Windows) -> Triple:
+    """The axes in the order in which a walk along them, the last one fastest, holds least."""
+    orders = [(slow, fast, 3 - slow - fast) for slow in range(3) for fast in range(3)]
+    kept = (axes for axes in orders if axes[0] != axes[1])
+    return min(kept, key=lambda axes: most_voxels(windows, axes))
+
+
 def most_voxels(windows: Windows, axes: Triple) -> int:
     """The most voxels that are held at a time: of bricks, and of planes beside bricks to come."""
     cuts = cuts_of(windows, axes, (True, True, True))
     slow, fast, row = cuts[axes[0]], cuts[axes[1]], windows.shape[axes[2]]
-    numbers = itertools.product(*(range(len(windows.starts[axis])) for axis in axes[:2]))
-    opened = max(sum(_open(slow, fast, *number)) for number in numbers)
+    opened = max(_opened(slow, fast, n) for n in range(len(windows.starts[axes[0]])))
     longest, widest = (max(map(along.room, range(len(along)))) for along in (slow, fast))
     # One more brick, that the walk is done with and the export perhaps not.
     finished = longest * widest
@@ -84,12 +89,21 @@ def most_voxels(windows: Windows, axes: Triple) -> int:
     return row * (opened + finished + beside)
 
 
-def _open(slow: Cuts, fast: Cuts, window: int, column: int) -> Iterator[int]:
-    """The room of each brick that is open once a row of windows was added."""
+def _opened(slow: Cuts, fast: Cuts, window: int) -> int:
+    """The most room that open bricks take while one window of the slow axis is walked along."""
+    kinds = dict.fromkeys(itertools.product((False, True), repeat=2), 0)
     for piece, (first, last) in enumerate(slow.touched):
-        if not first <= window <= last:
-            continue
-        for other, (first_column, last_column) in enumerate(fast.touched):
-            is_there = (first, first_column) <= (window, column)
-            if is_there and (window, column) <= (last, last_column):
-                yield slow.room(piece) * fast.room(other)
+        if first <= window <= last:
+            kinds[first < window, last == window] += slow.room(piece)
+    rooms = [(*touched, fast.room(piece)) for piece, touched in enumerate(fast.touched)]
+    everywhere = sum(room for *_, room in rooms)
+    most = 0
+    for column in range(fast.touched[-1][1] + 1):
+        begun = sum(room for first, _, room in rooms if first <= column)
+        done = sum(room for _, last, room in rooms if last < column)
+        held = [
+            count * ((everywhere if was_begun else begun) - (done if ends else 0))
+            for (was_begun, ends), count in kinds.items()
+        ]
+        most = max(most, sum(held))
+    return most

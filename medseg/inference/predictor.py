@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medseg.fault import InputFault
 from medseg.inference.blend import Blend, Mirroring, blend_of
 from medseg.inference.budget import Demand, fitted, is_clearly_enough, window_bytes
+from medseg.inference.cuts import walk_axes
 from medseg.inference.export import SourceLabels, refuse_nonfinite_logits
 from medseg.inference.probabilities import Probabilities
 from medseg.inference.settings import WalkSettings
@@ -223,7 +224,7 @@ class Predictor:
         )
         return Demand(
             windows=windows,
-            axes=windows.walk_axes(),
+            axes=walk_axes(windows),
             blended=self._blend.channels,
             label_bytes=label_bytes,
             window_bytes=window_bytes,

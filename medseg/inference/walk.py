@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medseg.inference.blend import Blend, BlendLogits, Mirroring, Network
 from medseg.inference.bricks import Box, Bricks
+from medseg.inference.cuts import walk_axes
 from medseg.inference.window import Triple, Windows, window_of
 from medseg.progress import Listener, Progress, silent
 
@@ -118,7 +119,7 @@ def sliding_window(
     windows = Windows.over((i, j, k), patch_size, overlap=overlap)
     walk = Walk(
         windows=windows,
-        axes=windows.walk_axes(),
+        axes=walk_axes(windows),
         batch_size=batch_size,
         device=image.device,
         sums_device=image.device,

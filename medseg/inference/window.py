@@ -58,12 +58,6 @@ class Windows:
         """How much each voxel of a window weighs in the mean, float32."""
         return gaussian_weight(self.patch_size, self.rule)
 
-    def walk_axes(self) -> Triple:
-        """The axes from the longest in patches on; walked so, the fewest voxels are held."""
-        lengths = [side / patch for side, patch in zip(self.shape, self.patch_size, strict=True)]
-        i, j, k = sorted(range(3), key=lambda axis: -lengths[axis])
-        return i, j, k
-
 
 @lru_cache(maxsize=8)
 def gaussian_weight(patch_size: Triple, rule: WindowRule = "monai") -> Float[Tensor, "i j k"]:

@@ -42,7 +42,8 @@ class Cheap(nn.Module):
         self.head = nn.Conv3d(FEATURES, classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.stem(image) * 3))
+        # In place, so that it takes little memory of its own.
+        return self.head(self.stem(image).mul_(3).tanh_())
 
 
 class Spent:
