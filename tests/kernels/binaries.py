@@ -24,7 +24,7 @@ class Job:
     """One kernel for one GPU: `signature` has a type an argument ("*fp16", "i32", "fp32", ...).
 
     "*fp16:16" is a pointer to a multiple of 16 bytes, as torch's tensors begin at: a call compiles
-    for that, and loads vectors where it lets it.
+    for that, and loads vectors where it lets it. `fuses`: a product and a sum may become one.
     """
 
     module: str
@@ -34,6 +34,7 @@ class Job:
     capability: int
     warps: int = 4
     stages: int = 2
+    fuses: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ def _compile(job: Job) -> Binary:
     made = triton.compile(
         ASTSource(kernel, signature, constexprs=job.constants, attrs=attributes),
         target=GPUTarget("cuda", job.capability, 32),
-        options={"num_warps": job.warps, "num_stages": job.stages},
+        options={
+            "num_warps": job.warps,
+            "num_stages": job.stages,
+            "enable_fp_fusion": job.fuses,
+        },
     )
     return told(made)
 

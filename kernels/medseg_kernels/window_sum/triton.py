@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Voxels and channels of a program, and how it is compiled.
-VOXELS, CHANNELS = 128, 32
+# Numbers of a program; its channels, and those where channels follow each other in memory.
+NUMBERS, CHANNELS, CHANNELS_LAST = 1024, 4, 32
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -31,9 +31,10 @@ def add_window(
         argument for x in (sums, counts, features, weight) for argument in (x, *x.stride())
     ]
     size: dict[str, Any] = {"channels": channels, "voxels": i * j * k, "side_j": j, "side_k": k}
-    together = min(CHANNELS, triton.next_power_of_2(channels))
-    cut: dict[str, Any] = {"VOXELS": VOXELS, "CHANNELS": together, **OPTIONS}
-    grid = (triton.cdiv(i * j * k, VOXELS), triton.cdiv(channels, together))
+    most = CHANNELS_LAST if sums.stride(0) == 1 else CHANNELS
+    together = min(most, triton.next_power_of_2(channels))
+    cut: dict[str, Any] = {"VOXELS": NUMBERS // together, "CHANNELS": together, **OPTIONS}
+    grid = (triton.cdiv(i * j * k, cut["VOXELS"]), triton.cdiv(channels, together))
     with torch.cuda.device_of(sums):
         add[grid](*arrays, **size, **cut)
 
@@ -73,13 +74,13 @@ def add(
     i, j = row // side_j, row % side_j
     share = tl.load(weight + i * weight_i + j * weight_j + k * weight_k, inside, other=0.0)
     if tl.program_id(1) == 0:
-        counts += i * counts_i + j * counts_j + k * counts_k
-        count = tl.load(counts, inside, other=0.0).to(tl.float32) + share
-        tl.store(counts, count.to(counts.dtype.element_ty), inside)
+        at = counts + i * counts_i + j * counts_j + k * counts_k
+        count = tl.load(at, inside, other=0.0).to(tl.float32) + share
+        tl.store(at, count.to(counts.dtype.element_ty), inside)
     here = inside[:, None] & (channel < channels)[None, :]
     of_channel = channel.to(tl.int64)[None, :]
-    features += (i * features_i + j * features_j + k * features_k)[:, None]
-    value = tl.load(features + of_channel * features_f, here, other=0.0).to(tl.float32)
-    sums += (i * sums_i + j * sums_j + k * sums_k)[:, None] + of_channel * sums_f
-    total = tl.load(sums, here, other=0.0).to(tl.float32) + value * share[:, None]
-    tl.store(sums, total.to(sums.dtype.element_ty), here)
+    source = features + (i * features_i + j * features_j + k * features_k)[:, None]
+    value = tl.load(source + of_channel * features_f, here, other=0.0).to(tl.float32)
+    target = sums + (i * sums_i + j * sums_j + k * sums_k)[:, None] + of_channel * sums_f
+    total = tl.load(target, here, other=0.0).to(tl.float32) + value * share[:, None]
+    tl.store(target, total.to(sums.dtype.element_ty), here)
