@@ -1,6 +1,7 @@
 """Convolutions by AMX tiles, float32 in two parts: a C source, and its calls."""
 
 import ctypes
+import math
 from pathlib import Path
 
 import torch
@@ -34,8 +35,9 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
         return f"it runs on CPUs alone, and the map is on {x.device}"
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return f"it is for float32, and the map is {str(x.dtype).removeprefix('torch.')}"
-    # A graph that is traced shall not depend on it.
-    if not torch.compiler.is_compiling() and (len(x) == 0 or x.shape[2:].numel() < LEAST_VOXELS):
+    items, _, *size = x.shape
+    # A number that a traced graph leaves open is taken for a large one.
+    if isinstance(items * math.prod(size), int) and (items == 0 or math.prod(size) < LEAST_VOXELS):
         return f"the map has fewer than {LEAST_VOXELS} voxels"
     rows, row = weight.shape[2:4].numel(), x.shape[1] * weight.shape[4]
     if row < LEAST_ROW or rows > MOST_ROWS:

@@ -55,8 +55,9 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
         return f"a kernel's sides are 1 or 3, and one is 3 at least, but here they are {sides}"
     if weight.numel() == 0:
         return "there are no channels"
-    # A graph that is traced shall not depend on it.
-    if not torch.compiler.is_compiling() and len(x) * x.shape[2:].numel() < LEAST_VOXELS:
+    voxels = x.numel() // x.shape[1]
+    # A number that a traced graph leaves open is taken for a large one.
+    if isinstance(voxels, int) and voxels < LEAST_VOXELS:
         return f"the maps have fewer than {LEAST_VOXELS} voxels"
     return _unready()
 

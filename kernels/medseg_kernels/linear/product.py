@@ -24,8 +24,9 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
         return f"it runs on CPUs alone, and the rows are on {x.device}"
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return f"it is for float32, and the rows are {str(x.dtype).removeprefix('torch.')}"
-    # A graph that is traced shall not depend on it.
-    if not torch.compiler.is_compiling() and x.numel() * len(weight) < LEAST_PRODUCTS:
+    products = x.numel() * weight.shape[0]
+    # A number that a traced graph leaves open is taken for a large one.
+    if isinstance(products, int) and products < LEAST_PRODUCTS:
         return f"there are fewer than {LEAST_PRODUCTS} products"
     return _unready()
 
