@@ -1,6 +1,8 @@
 """Pruned export gives what interpolating every class everywhere gives, to the last voxel."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,12 +182,67 @@ def test_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+@pytest.mark.parametrize("make", [noise, blobs])
+@pytest.mark.parametrize(
+    ("classes", "source", "target"),
+    [
+        (9, (70, 71, 72), (73, 75, 80)),
+        (9, (70, 71, 72), (40, 51, 47)),
+        (3, (5, 6, 1300), (7, 8, 1100)),
+        (3, (5, 6, 600), (7, 9, 2000)),
+    ],
+)
+def test_what_is_worked_out_in_many_boxes_is_the_same(
+    make, classes: int, source: Triple, target: Triple
+) -> None:
+    """More source voxels than the compiled form holds at a time, and more in a row."""
+    logits, where = make(classes, source), places(source, target)
+    wanted = pruned_argmax(logits, where, backend="reference")
+    assert torch.equal(pruned_argmax(logits, where, backend="compiled"), wanted)
+    regions = pruned_regions(logits, where, range(1, classes + 1), backend="compiled")
+    values = range(1, classes + 1)
+    assert torch.equal(regions, pruned_regions(logits, where, values, backend="reference"))
+
+
+def test_several_threads_give_the_same() -> None:
+    logits, where = blobs(9, (20, 18, 16)), places((20, 18, 16), (33, 30, 31))
+    alone = pruned_argmax(logits, where, backend="compiled")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    together = pruned_argmax(logits, where, backend="compiled")
+    torch.set_num_threads(before)
+    assert torch.equal(alone, together)
+
+
+def test_it_is_a_node_of_a_compiled_graph() -> None:
+    where = places((4, 4, 5), (5, 6, 7))
+
+    def labels(image: Tensor) -> Tensor:
+        return pruned_argmax(torch.stack([image, image.tanh(), image.sin()]), where) + 1
+
+    image = torch.randn(4, 4, 5)
+    compiled_form = torch.compile(labels, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled_form(image), labels(image))
+
+
+def test_a_kernel_is_imported_and_called_without_torchs_compiler() -> None:
+    """It takes a second and 150 MB, which a process that only predicts need not pay."""
+    code = (
+        "import sys, torch; from medseg_kernels.pruned_export import *; p = linear_places(3, 5); "
+        "from medseg_kernels.window_sum import add_window; x = torch.ones(2, 3, 3, 3); "
+        "add_window(x, x[0], x.clone(), x[0].clone()); pruned_argmax(x, (p, p, p)); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("logits", "where", "told"),
     [
         (torch.zeros(2, 3, 4), places((3, 4, 5), (3, 4, 5)), "must be"),
         (torch.zeros(2, 3, 4, 5).long(), places((3, 4, 5), (3, 4, 5)), "float"),
         (torch.zeros(2, 3, 4, 5), places((4, 4, 5), (4, 4, 5)), "beyond the 3"),
+        (torch.zeros(2, 3, 4, 5), (Places(torch.tensor([2, 1]), torch.zeros(2)),) * 3, "fall"),
     ],
 )
 def test_what_does_not_fit_is_refused(logits: Tensor, where: tuple, told: str) -> None:
