@@ -23,8 +23,9 @@ from medseg_kernels.pruned_export.places import Places
 from medseg_kernels.pruned_export.source import Source
 
 TYPES = (torch.float32, *gpu.HALF)
-# Voxels of a program, and how it is compiled.
-CUT = {"VOXELS": 256, "num_warps": 4, "enable_fp_fusion": False}
+# How kernels are compiled, and voxels of a program: of the source, and of the target.
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+SOURCE, TARGET = {"VOXELS": 512, **OPTIONS}, {"VOXELS": 128, **OPTIONS}
 
 
 def argmax(source: Source, places: tuple[Places, Places, Places]) -> Tensor:  # (a, b, c)
@@ -37,10 +38,11 @@ def argmax(source: Source, places: tuple[Places, Places, Places]) -> Tensor:  # 
         of_class = {"classes": classes, "stride": block.stride}
         with torch.cuda.device_of(labels):
             flat = block.flat[block.origin :]
-            two_largest[_grid(voxels)](flat, winner, second, voxels, **of_class, **CUT)
+            grid = _grid(voxels, SOURCE)
+            two_largest[grid](flat, winner, second, voxels, **of_class, **SOURCE)
             part = labels[block.rows]
-            given = _cells(block, part)
-            decide[_grid(part.numel())](flat, winner, second, part, **of_class, **given, **CUT)
+            given, grid = _cells(block, part), _grid(part.numel(), TARGET)
+            decide[grid](flat, winner, second, part, **of_class, **given, **TARGET)
     return labels
 
 
@@ -55,12 +57,13 @@ def regions(
         of_class = {"classes": len(values), "stride": block.stride}
         with torch.cuda.device_of(labels):
             flat, given = block.flat[block.origin :], _cells(block, part)
-            mark[_grid(part.numel())](flat, marks, part, **of_class, **given, **CUT)
+            grid = _grid(part.numel(), TARGET)
+            mark[grid](flat, marks, part, **of_class, **given, **TARGET)
     return labels
 
 
-def _grid(voxels: int) -> tuple[int]:
-    return (triton.cdiv(voxels, CUT["VOXELS"]),)
+def _grid(voxels: int, cut: dict[str, Any]) -> tuple[int]:
+    return (triton.cdiv(voxels, cut["VOXELS"]),)
 
 
 def _cells(block: Block, labels: Tensor) -> dict[str, Any]:
