@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.mlstm import chunkwise as chunkwise_form
+from medseg_kernels.mlstm import compiled as compiled_form
 from medseg_kernels.mlstm import mlstm
 
+needs_compiler = pytest.mark.skipif(
+    compiled_form.refuses(torch.zeros(1)) is not None,
+    reason=str(compiled_form.refuses(torch.zeros(1))),
+)
+FAST = ["chunkwise", pytest.param("compiled", marks=needs_compiler)]
 DIRECTIONS = ("forward", "backward", "halves", "both")
 
 
@@ -84,6 +90,45 @@ def test_many_tokens_and_large_heads_with_the_default_chunk(
     )
 
 
+def apart(given: list[Tensor], direction: str, **options) -> list[float]:
+    """Of a form's output and gradients to the parallel one in float64, relative to their size."""
+    exact = [one.detach().double().requires_grad_() for one in given]
+    expected = mlstm(*exact, direction=direction, backend="parallel")
+    found = mlstm(*given, direction=direction, **options)
+    assert found.dtype == given[0].dtype
+    results = (found, *gradients(found, given))
+    truth = (expected, *gradients(expected, exact))
+    assert [one.dtype for one in results[1:]] == [one.dtype for one in given]
+    return [
+        ((one.double() - right).norm() / right.norm()).item()
+        for one, right in zip(results, truth, strict=True)
+    ]
+
+
+@needs_compiler
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    ("tokens", "size"), [(2, 8), (47, 5), (48, 16), (49, 20), (63, 128), (200, 160), (1000, 8)]
+)
+@pytest.mark.parametrize("gates", [0.1, 2.0])
+def test_the_form_in_c_is_as_near_the_truth_as_that_in_torch(
+    tokens: int, size: int, gates: float, direction: str
+) -> None:
+    """Where a token's sum of weights is near nothing, float32 is far from the truth in any form."""
+    given = drawn(tokens, size=size, gates=gates, dtype=torch.float32)
+    ours, peer = (apart(given, direction, backend=form) for form in ("compiled", "chunkwise"))
+    for error, other in zip(ours, peer, strict=True):
+        assert error <= 3 * other + 3e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("chunk", [1, 5, 64, 1000])
+def test_the_length_of_a_chunk_changes_nothing_in_c(chunk: int) -> None:
+    given = drawn(130, gates=0.5, dtype=torch.float32)
+    found = apart(given, "halves", backend="compiled", chunk=chunk)
+    assert max(found) < 1e-4, found
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 64, 1000])
 @pytest.mark.parametrize("together", [1, 1 << 30])
 def test_neither_a_chunk_s_length_nor_how_many_go_together_changes_anything(
@@ -131,79 +176,110 @@ def test_no_token_sees_a_later_one(direction: str, kept: slice) -> None:
     assert not same.any(dim=0) or same.sum() == len(same[kept])
 
 
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_extreme_gates_over_many_tokens_stay_finite(direction: str) -> None:
+def test_extreme_gates_over_many_tokens_stay_finite(direction: str, form: str) -> None:
     for sign in (-1.0, 1.0):
         given = drawn(2000, size=4, dtype=torch.float32)
         for gate in given[3:]:
             gate.data.add_(sign * 80)
-        output = mlstm(*given, direction=direction)
+        output = mlstm(*given, direction=direction, backend=form)
         assert output.isfinite().all()
         assert all(gradient.isfinite().all() for gradient in gradients(output, given))
 
 
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_lower_precision_is_as_near_the_truth_as_the_parallel_form(dtype: torch.dtype) -> None:
+def test_lower_precision_is_as_near_the_truth_as_the_parallel_form(
+    dtype: torch.dtype, form: str
+) -> None:
     coarse = drawn(200, dtype=dtype)
-    exact = [one.detach().double().requires_grad_() for one in coarse]
-    expected = mlstm(*exact, direction="halves", backend="parallel")
-    truth = (expected, *gradients(expected, exact))
-    apart = {}
-    for form in ("chunkwise", "parallel"):
-        output = mlstm(*coarse, direction="halves", backend=form)
-        assert output.dtype == dtype
-        results = (output, *gradients(output, coarse))
-        assert [one.dtype for one in results[1:]] == [one.dtype for one in coarse]
-        apart[form] = [
-            (one.double() - right).norm() / right.norm()
-            for one, right in zip(results, truth, strict=True)
-        ]
-    for ours, peer in zip(apart["chunkwise"], apart["parallel"], strict=True):
+    ours, peer = (apart(coarse, "halves", backend=name) for name in (form, "parallel"))
+    for error, other in zip(ours, peer, strict=True):
         # What is kept of a result is rounded to its type.
-        assert ours <= 2 * peer + torch.finfo(dtype).eps
+        assert error <= 2 * other + max(torch.finfo(dtype).eps, 1e-6)
 
 
 def test_autocast_around_the_operator_changes_nothing() -> None:
     given = drawn(100, dtype=torch.float32)
     plain = mlstm(*given)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = [mlstm(*given, backend=form) for form in (None, "torch", "parallel")]
+        inside = [mlstm(*given, backend=form) for form in (None, "chunkwise", "torch", "parallel")]
     assert torch.equal(inside[0], plain)
     for other in inside[1:]:
         torch.testing.assert_close(other, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_strides_do_not_matter() -> None:
-    given = [one.detach() for one in drawn(70)]
-    strided = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in given]
-    strided[1] = given[1].flip(3).contiguous().flip(3).mT.contiguous().mT
-    assert not any(one.is_contiguous() for one in strided)
-    assert torch.equal(mlstm(*given, direction="both"), mlstm(*strided, direction="both"))
+@pytest.mark.parametrize("form", FAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_strides_do_not_matter(dtype: torch.dtype, form: str) -> None:
+    given = [one.detach() for one in drawn(70, dtype=dtype)]
+    tokens_first = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in given]
+    unlike = [given[0].mT.contiguous().mT, *tokens_first[1:]]
+    found = []
+    for some in (given, tokens_first, unlike):
+        leaves = [one.detach().requires_grad_() for one in some]
+        output = mlstm(*leaves, direction="both", backend=form)
+        of_inputs = gradients(output, leaves)
+        assert [one.stride() for one in of_inputs] == [one.stride() for one in leaves]
+        found.append((output, *of_inputs))
+    assert not any(one.is_contiguous() for one in (*tokens_first, unlike[0]))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
-def test_no_memory_is_read_before_it_is_written(monkeypatch) -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_no_memory_is_read_before_it_is_written(form: str, monkeypatch) -> None:
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    given = drawn(130)
+    given = drawn(130, dtype=torch.float32)
     torch.use_deterministic_algorithms(mode=True)
     try:
         assert torch.empty(3).isnan().all()
-        output = mlstm(*given, direction="both")
+        output = mlstm(*given, direction="both", backend=form)
         found = gradients(output, given)
     finally:
         torch.use_deterministic_algorithms(mode=False)
     assert all(one.isfinite().all() for one in (output, *found))
 
 
-def test_inputs_results_and_a_number_a_token_are_kept_for_the_backward_pass() -> None:
+@needs_compiler
+def test_what_is_not_a_number_stays_in_its_lane() -> None:
+    given = [one.detach() for one in drawn(100, dtype=torch.float32)]
+    given[1][0, 1, 60] = torch.nan
+    read = mlstm(*given, backend="compiled")
+    assert read[0, 1, 60:].isnan().all()
+    assert read[0, 1, :60].isfinite().all()
+    others = torch.ones(2, 3, dtype=torch.bool)
+    others[0, 1] = False
+    assert read[others].isfinite().all()
+
+
+@needs_compiler
+def test_gradients_are_the_same_on_any_number_of_threads() -> None:
+    given = drawn(130, dtype=torch.float32)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 3, 4):
+            torch.set_num_threads(number)
+            output = mlstm(*given, direction="both", backend="compiled")
+            found.append((output, *gradients(output, given)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("form", FAST)
+def test_inputs_results_and_a_number_a_token_are_kept_for_the_backward_pass(form: str) -> None:
     sizes: list[int] = []
 
     def count(tensor: Tensor) -> Tensor:
         sizes.append(tensor.numel())
         return tensor
 
-    given = drawn(300)
+    given = drawn(300, dtype=torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        output = mlstm(*given)
+        output = mlstm(*given, backend=form)
     tokens = output.numel() // output.shape[-1]
     assert sum(sizes) == sum(one.numel() for one in given) + output.numel() + tokens
 
@@ -221,15 +297,20 @@ def test_nothing_gives_nothing(shape: tuple[int, ...], backend: str | None) -> N
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("lanes", [(3, 0), (2, 1), (3, 3)])
-def test_the_operators_keep_the_promises_of_torch_library(lanes: tuple[int, int]) -> None:
-    arguments = (*drawn(20), *lanes, 8, "chunkwise")
+def test_the_operators_keep_the_promises_of_torch_library(
+    lanes: tuple[int, int], form: str
+) -> None:
+    dtype = torch.float32 if form == "compiled" else torch.float64
+    arguments = (*drawn(20, dtype=dtype), *lanes, 8, form)
     torch.library.opcheck(torch.ops.medseg.mlstm.default, arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("direction", ["halves", "both"])
-def test_it_compiles_without_a_break_and_backward(direction: str) -> None:
-    given = drawn(70)
+def test_it_compiles_without_a_break_and_backward(direction: str, dtype: torch.dtype) -> None:
+    given = drawn(70, dtype=dtype)
 
     def layer(*args: Tensor) -> Tensor:
         return 2 * mlstm(*args, direction=direction)
@@ -271,8 +352,10 @@ def test_the_choice_names_the_refusal(caplog) -> None:
     with caplog.at_level(logging.DEBUG, logger="medseg_kernels.mlstm"):
         mlstm(*given)
     assert "'triton' refuses" in caplog.text
-    with pytest.raises(ValueError, match="'triton' refuses"):
-        mlstm(*given, backend="triton")
+    assert "'compiled' refuses: it has no float64" in caplog.text
+    for backend in ("triton", "compiled"):
+        with pytest.raises(ValueError, match=f"{backend!r} refuses: it has no float64"):
+            mlstm(*given, backend=backend)
 
 
 @pytest.mark.parametrize(

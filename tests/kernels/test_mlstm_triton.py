@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_kernels.mlstm import mlstm, refuses
 from tests.kernels.binaries import TARGETS, Job, compiled
-from tests.kernels.test_mlstm import DIRECTIONS, drawn, gradients
+from tests.kernels.test_mlstm import DIRECTIONS, apart, drawn, gradients
 
 interpreted = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the interpreter is for machines without a GPU"
@@ -27,21 +27,6 @@ def poisoned(monkeypatch):
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(mode=False)
-
-
-def differences(given: list[Tensor], **options) -> list[float]:
-    """Of output and gradients to the parallel form in float64, relative to their size."""
-    exact = [one.detach().double().requires_grad_() for one in given]
-    expected = mlstm(*exact, direction=options["direction"], backend="parallel")
-    found = mlstm(*given, backend="triton", **options)
-    assert found.dtype == given[0].dtype
-    results = (found, *gradients(found, given))
-    truth = (expected, *gradients(expected, exact))
-    assert [one.dtype for one in results[1:]] == [one.dtype for one in given]
-    return [
-        ((one.double() - right).norm() / right.norm()).item()
-        for one, right in zip(results, truth, strict=True)
-    ]
 
 
 @interpreted
@@ -62,7 +47,7 @@ def test_in_the_interpreter_it_equals_the_parallel_form(
     tokens: int, size: int, direction: str, dtype: torch.dtype
 ) -> None:
     given = [one.detach()[:1, :2].requires_grad_() for one in drawn(tokens, size=size, dtype=dtype)]
-    found = differences(given, direction=direction, chunk=16)
+    found = apart(given, direction, backend="triton", chunk=16)
     assert len(found) == 6
     assert max(found) < TOLERANCE[dtype], found
 
@@ -182,7 +167,7 @@ def test_on_a_gpu_it_equals_the_parallel_form(
     tokens: int, size: int, direction: str, dtype: torch.dtype
 ) -> None:
     given = [one.detach().cuda().requires_grad_() for one in drawn(tokens, size=size, dtype=dtype)]
-    found = differences(given, direction=direction)
+    found = apart(given, direction, backend="triton")
     assert max(found) < TOLERANCE[dtype], found
 
 

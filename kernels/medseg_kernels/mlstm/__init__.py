@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from medseg_kernels import gpu
-from medseg_kernels.mlstm import chunkwise, operator, reference
+from medseg_kernels.mlstm import chunkwise, compiled, operator, reference
 from medseg_kernels.mlstm.given import Direction, Given, Lanes, lanes_of, of_heads
 
 __all__ = ["Backend", "Direction", "mlstm", "refuses"]
 
-Backend = Literal["triton", "chunkwise", "torch", "parallel", "recurrent"]
+Backend = Literal["triton", "compiled", "chunkwise", "torch", "parallel", "recurrent"]
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,12 @@ def mlstm(
     with "halves" the first half of the heads reads forward and the rest backward, with "both" each
     head does both and the two results are added. Nothing is turned round in memory.
 
-    "triton" and "chunkwise" (plain torch, any device) work on `chunk` tokens at a time (None: as
-    many as the backend likes), and keep what they are given and the result for the backward pass.
-    "torch" is chunkwise in torch's own operations, for tracing into other formats; "parallel" holds
-    n x n matrices, "recurrent" takes one token after another. `backend` forces one; by default the
-    first of the first two that does not refuse is taken, and refusals are logged at debug level.
+    "triton", "compiled" (C, on a CPU) and "chunkwise" (plain torch, any device) work on `chunk`
+    tokens at a time (None: as many as the backend likes), and keep what they are given and the
+    result for the backward pass. "torch" is chunkwise in torch's own operations, for tracing into
+    other formats; "parallel" holds n x n matrices, "recurrent" takes one token after another.
+    `backend` forces one; by default the first of the first three that does not refuse is taken, and
+    refusals are logged at debug level.
 
     Raises:
         ValueError: shapes that do not fit each other, or a forced backend that refuses.
@@ -69,6 +70,8 @@ def mlstm(
 
 def refuses(query: Tensor, *, backend: str, chunk: int | None = None) -> str | None:
     """Why a backend cannot serve a call, or None."""
+    if backend == "compiled":
+        return compiled.refuses(query)
     if backend != "triton":
         return None
     if query.shape[-1] > 128:
@@ -78,7 +81,7 @@ def refuses(query: Tensor, *, backend: str, chunk: int | None = None) -> str | N
     return gpu.refuses(query)
 
 
-_OPERATOR = ("triton", "chunkwise")
+_OPERATOR = ("triton", "compiled", "chunkwise")
 _PLAIN: dict[str, Callable[[Given, Lanes, int], Tensor]] = {
     "torch": lambda given, lanes, chunk: chunkwise.traced(given, lanes, chunk=chunk),
     "parallel": lambda given, lanes, _: reference.in_lanes(reference.parallel, given, lanes),
@@ -104,8 +107,10 @@ def _chosen(given: Given, chunk: int | None, backend: Backend | None) -> str:
 
 
 def _likes(name: str, query: Tensor) -> int:
-    """How many tokens at a time; products of other types than bfloat16 need more registers."""
-    return 32 if name == "triton" and query.dtype != torch.bfloat16 else 64
+    """How many tokens at a time; other types than bfloat16 take more of a GPU's registers."""
+    if name == "triton":
+        return 64 if query.dtype == torch.bfloat16 else 32
+    return compiled.CHUNK if name == "compiled" else 64
 
 
 def _check(given: Given, chunk: int | None, direction: Direction) -> None:

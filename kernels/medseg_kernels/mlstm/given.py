@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Direction = Literal["forward", "backward", "halves", "both"]
@@ -46,3 +47,26 @@ def lanes_of(direction: Direction, heads: int) -> Lanes:
 def of_heads(read: Tensor, heads: int) -> Tensor:
     """What the heads read (b, h, n, d): the sum of two lanes where each does both."""
     return read if read.shape[1] == heads else read[:, :heads] + read[:, heads:]
+
+
+def alike(given: Given) -> Given:
+    """Query, key and value alike in memory, their channels and the gates side by side."""
+    query, key, value, *gates_ = given
+    if query.stride(3) != 1 or not query.stride() == key.stride() == value.stride():
+        query, key, value = (one.contiguous() for one in (query, key, value))
+    return Given(query, key, value, *(one.contiguous() for one in gates_))
+
+
+def room_for(like: Tensor, lanes: Lanes) -> Tensor:
+    """Room for a gradient; where each head has two lanes, in float32 until they are added."""
+    b, h, n, d = like.shape
+    if sum(lanes) == h:
+        return torch.empty_like(like)
+    return like.new_empty((b, sum(lanes), n, d), dtype=torch.float32)
+
+
+def as_given(like: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the type and place in memory of what it is of."""
+    made = torch.empty_like(like)
+    alike = made.dtype == gradient.dtype and made.stride() == gradient.stride()
+    return gradient if alike else made.copy_(gradient)

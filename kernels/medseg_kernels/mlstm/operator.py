@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg_kernels.mlstm import chunkwise
+from medseg_kernels.mlstm import chunkwise, compiled
 from medseg_kernels.mlstm.given import Given, Lanes
 
 
@@ -20,7 +20,7 @@ def _form(backend: str) -> ModuleType:
         from medseg_kernels.mlstm import triton  # noqa: PLC0415
 
         return triton
-    return chunkwise
+    return {"chunkwise": chunkwise, "compiled": compiled}[backend]
 
 
 @torch.library.custom_op("medseg::mlstm", mutates_args=())

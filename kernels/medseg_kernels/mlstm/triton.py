@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from medseg_kernels.mlstm import programs
-from medseg_kernels.mlstm.given import Given, Lanes, of_heads
+from medseg_kernels.mlstm.given import Given, Lanes, alike, as_given, of_heads, room_for
 
 
 class _States(NamedTuple):
@@ -40,7 +40,7 @@ class _Slopes(NamedTuple):
 
 def forward(given: Given, lanes: Lanes, *, chunk: int) -> tuple[Tensor, Tensor]:
     """What the lanes read (b, lane, n, d), and each token's sum of weights (b, lane, n)."""
-    given = _even(given)
+    given = alike(given)
     query, key, value, input_gate, _ = given
     b, _, n, d = query.shape
     read = query.new_empty((b, n, sum(lanes), d)).transpose(1, 2)
@@ -58,10 +58,10 @@ def backward(
     grad: Tensor, read: Tensor, whole: Tensor, given: Given, lanes: Lanes, *, chunk: int
 ) -> tuple[Tensor, ...]:
     """The gradients of all that is given, from `forward`'s results and that of the first."""
-    even, heads = _even(given), given.query.shape[1]
+    even, heads = alike(given), given.query.shape[1]
     query = even.query
     grad = torch.empty_like(read).copy_(grad)
-    found: list[Any] = [_gradient(query, lanes) for _ in range(3)]
+    found: list[Any] = [room_for(query, lanes) for _ in range(3)]
     of_gates: list[Any] = [torch.empty_like(whole) for _ in range(2)]
     sizes, cut = _sizes(even, lanes, chunk), shape(query.shape[3], query.dtype, chunk)
     with torch.cuda.device_of(read):
@@ -73,7 +73,7 @@ def backward(
             *_strides(query), *_strides(found[0]), *sizes, **cut,
         )  # fmt: skip
     summed = (of_heads(one, heads) for one in (*found, *of_gates))
-    return tuple(_as(one, of) for one, of in zip(given, summed, strict=True))
+    return tuple(as_given(one, of) for one, of in zip(given, summed, strict=True))
 
 
 def _states(given: Given, lanes: Lanes, chunk: int) -> _States:
@@ -135,29 +135,6 @@ def _states_backward(
         *_strides(query), *_sizes(given, lanes, chunk), **cut,
     )  # fmt: skip
     return found
-
-
-def _even(given: Given) -> Given:
-    """Query, key and value alike in memory, their channels and the gates side by side."""
-    query, key, value, *gates_ = given
-    if query.stride(3) != 1 or not query.stride() == key.stride() == value.stride():
-        query, key, value = (one.contiguous() for one in (query, key, value))
-    return Given(query, key, value, *(one.contiguous() for one in gates_))
-
-
-def _gradient(like: Tensor, lanes: Lanes) -> Tensor:
-    """Room for a gradient; where each head has two lanes, in float32 until they are added."""
-    b, h, n, d = like.shape
-    if sum(lanes) == h:
-        return torch.empty_like(like)
-    return like.new_empty((b, sum(lanes), n, d), dtype=torch.float32)
-
-
-def _as(like: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the type and place in memory of what it is of."""
-    made = torch.empty_like(like)
-    alike = made.dtype == gradient.dtype and made.stride() == gradient.stride()
-    return gradient if alike else made.copy_(gradient)
 
 
 def _grid(given: Given, lanes: Lanes, chunk: int) -> tuple[int, int]:

@@ -5,9 +5,7 @@
 
 #include <stdlib.h>
 
-#include "../vectors.h"
-
-typedef int integers __attribute__((vector_size(4 * LANES)));
+#include "../exponential.h"
 
 /* A tensor (b, d, n), and how far apart its items, channels and tokens lie. */
 typedef struct {
@@ -31,31 +29,6 @@ typedef struct {
 } Part;
 
 static number parts(number size, number part) { return (size + part - 1) / part; }
-
-INLINE vec choose(integers where, vec yes, vec no)
-{
-    return (vec)((where & (integers)yes) | (~where & (integers)no));
-}
-
-/* e^x to two units in the last place, for an x as far out as float can hold the result. */
-INLINE vec power(vec x)
-{
-    static const float terms[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
-                                  1.6666665459e-1f, 5.0000001201e-1f};
-    const vec low = splat(-87.3f), high = splat(88.7f);
-    x = choose(x < low, low, x);
-    x = choose(x > high, high, x);
-    /* Adding 1.5 * 2^23 leaves the nearest integer in the last bits. */
-    const vec shifted = plus(splat(12582912.f), x, splat(1.44269504f));
-    const vec whole = shifted - 12582912.f;
-    vec rest = plus(x, whole, splat(-0.693359375f));
-    rest = plus(rest, whole, splat(2.12194440e-4f));
-    vec sum = splat(1.9875691500e-4f);
-    for (int n = 0; n < 5; n++)
-        sum = plus(splat(terms[n]), sum, rest);
-    sum = plus(rest + 1.0f, sum, rest * rest);
-    return (vec)((integers)sum + ((integers)shifted << 23));
-}
 
 INLINE float *place(Map map, Part part)
 {
