@@ -1,25 +1,29 @@
 """Logits to labels on another grid: pruned_argmax against nnU-Net's own export functions, in turn.
 
 python kernels/benchmarks/pruned_export.py [--classes 3 25 60 117] [--source 128 128 128]
-    [--target 192 256 256] [--kind organs noise regions] [--no-peers]
+    [--target 192 256 256] [--kind organs noise regions] [--no-peers] [--device cpu]
 
 organs: logits fall with the distance from the middle of each organ, with a common wobble; noise: no
 two neighbors agree, the worst case. nnU-Net's default resamples with scikit-image, its torch option
 with torch's interpolate. Prints a row of kernels/README.md each: processor seconds on one thread,
-memory above the logits, labels that differ from nnU-Net's default, and how many times longer than
-it takes to read the logits and write the labels once.
+memory above the logits, what the form in torch takes (where there is no compiler), labels that
+differ from nnU-Net's default, nanoseconds a class and target voxel, and how many times longer than
+it takes to read the logits and write the labels once, at the speed of a large copy.
+
+With --device cuda: the Triton form, the one in torch and the reference, by CUDA events, and bytes.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from machine import machine
+from measured import in_turn, peak
 from nnunetv2.inference.export_prediction import (
     convert_predicted_logits_to_segmentation_with_correct_shape as nnunets_export,
 )
@@ -31,6 +35,11 @@ from torch import Tensor
 from medseg_kernels.pruned_export import linear_places, pruned_argmax, pruned_regions
 
 Shape = Sequence[int]
+TITLES = (
+    "logits", "nnU-Net default", "nnU-Net torch", "here", "in torch", "ratio to default",
+    "to torch", "other labels", "ns a class and voxel", "x reading once",
+)  # fmt: skip
+TITLES_CUDA = ("logits", "triton", "pruned", "reference", "bytes, once", "x reading once")
 DEFAULT = partial(
     resample_data_or_seg_to_shape, is_seg=False, order=1, order_z=0, force_separate_z=None
 )
@@ -48,23 +57,22 @@ TORCH = partial(
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
-    bandwidth = _bandwidth()
+    bandwidth = _bandwidth(options.device)
     small = tuple(linear_places(4, 8) for _ in range(3))
     # The libraries are loaded, and ours compiled, before anything is measured.
     pruned_argmax(torch.randn(3, 4, 4, 4), small)
-    _nnunets(torch.randn(3, 4, 4, 4), [8, 8, 8], DEFAULT, regions=False)
-    _nnunets(torch.randn(3, 4, 4, 4), [8, 8, 8], TORCH, regions=False)
+    if options.peers and options.device == "cpu":
+        _nnunets(torch.randn(3, 4, 4, 4), [8, 8, 8], DEFAULT, regions=False)
+        _nnunets(torch.randn(3, 4, 4, 4), [8, 8, 8], TORCH, regions=False)
     print(f"{machine()}, copies {bandwidth / 1e9:.1f} GB/s")
     print(f"{'x'.join(map(str, options.source))} -> {'x'.join(map(str, options.target))}\n")
-    print(
-        "| logits | nnU-Net default | nnU-Net torch | here | ratio to default | to torch "
-        "| other labels | x reading once |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    titles = TITLES if options.device == "cpu" else TITLES_CUDA
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for kind in options.kind:
         for classes in [3] if kind == "regions" else options.classes:
             logits = _logits(kind, classes, options.source)
-            print(_row(kind, logits, options.target, bandwidth, peers=options.peers), flush=True)
+            row = _row if options.device == "cpu" else _row_cuda
+            print(f"| {' | '.join(row(kind, logits, options, bandwidth))} |", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -75,6 +83,7 @@ def _options() -> argparse.Namespace:
     kinds = ["organs", "noise", "regions"]
     parser.add_argument("--kind", nargs="+", choices=kinds, default=["organs", "regions"])
     parser.add_argument("--no-peers", dest="peers", action="store_false")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser.parse_args()
 
 
@@ -96,37 +105,58 @@ def _logits(kind: str, classes: int, shape: Shape) -> Tensor:
     return logits
 
 
-def _row(kind: str, logits: Tensor, target: Shape, bandwidth: float, *, peers: bool) -> str:
-    regions = kind == "regions"
+def _form(kind: str, logits: Tensor, target: Shape) -> Callable:
+    """The call, but for its backend."""
     where = tuple(linear_places(a, b) for a, b in zip(logits.shape[1:], target, strict=True))
-    run = (
-        partial(pruned_regions, logits, where, (1, 2, 3))
-        if regions
-        else partial(pruned_argmax, logits, where)
-    )
+    if kind == "regions":
+        return partial(pruned_regions, logits, where, (1, 2, 3))
+    return partial(pruned_argmax, logits, where)
+
+
+def _row(kind: str, logits: Tensor, options: argparse.Namespace, bandwidth: float) -> list[str]:
+    target, regions = options.target, kind == "regions"
+    run = _form(kind, logits, target)
     # Ours goes first, so that it does not find memory that a peer has left behind.
-    found, seconds, above = _measured(run)
-    seconds = min(seconds, *(_measured(run)[1] for _ in range(2)))
+    above = peak(run)
+    ours, plain = (
+        statistics.median(times) / 1e3
+        for times in in_turn([run, partial(run, backend="pruned")], repeats=3)
+    )
+    found = run()
     once = (logits.numel() * 4 + found.numel()) / bandwidth
-    cells = [f"{len(logits)} {kind}"]
-    told = f"{seconds:.2f} s, +{above / 1e6:.0f} MB"
-    if not peers:
-        return f"| {' | '.join([*cells, '', '', told, '', '', '', f'{seconds / once:.1f}'])} |"
+    told = f"{ours:.2f} s, +{above / 1e6:.0f} MB", f"{plain:.2f} s"
+    speed = f"{1e9 * ours / len(logits) / found.numel():.2f}", f"{ours / once:.1f}"
+    name = f"{len(logits)} {kind}"
+    if not options.peers:
+        return [name, "", "", *told, "", "", "", *speed]
     wanted, default_s, default_b = _measured(
         partial(_nnunets, logits, target, DEFAULT, regions=regions)
     )
     _, torch_s, torch_b = _measured(partial(_nnunets, logits, target, TORCH, regions=regions))
     other = float((found.numpy() != wanted).mean())
-    cells += [
+    return [
+        name,
         f"{default_s:.1f} s, +{default_b / 1e9:.2f} GB",
         f"{torch_s:.1f} s, +{torch_b / 1e9:.2f} GB",
-        told,
-        f"{default_s / seconds:.0f}",
-        f"{torch_s / seconds:.0f}",
+        *told,
+        f"{default_s / ours:.0f}",
+        f"{torch_s / ours:.0f}",
         f"{other:.0e}" if other else "none",
-        f"{seconds / once:.1f}",
+        *speed,
     ]
-    return f"| {' | '.join(cells)} |"
+
+
+def _row_cuda(
+    kind: str, logits: Tensor, options: argparse.Namespace, bandwidth: float
+) -> list[str]:
+    run = _form(kind, logits.cuda(), options.target)
+    names = ("triton", "pruned", "reference")
+    times = in_turn([partial(run, backend=name) for name in names], repeats=5, device="cuda")
+    middle = list(map(statistics.median, times))
+    moved = logits.numel() * 4 + run().numel()
+    told = [f"{milliseconds:.2f} ms" for milliseconds in middle]
+    over = middle[0] / 1e3 / (moved / bandwidth)
+    return [f"{len(logits)} {kind}", *told, f"{moved / 1e6:.0f} MB", f"{over:.1f}"]
 
 
 def _nnunets(logits: Tensor, target: Shape, resample: Callable, *, regions: bool) -> np.ndarray:
@@ -147,31 +177,20 @@ def _nnunets(logits: Tensor, target: Shape, resample: Callable, *, regions: bool
     return nnunets_export(logits, plans, configuration, labels, properties, num_threads_torch=1)
 
 
-def _measured(run: Callable) -> tuple:
+def _measured(run: Callable) -> tuple[np.ndarray, float, int]:
     """The result, processor seconds, and the largest amount of memory above that of before."""
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    results: list[np.ndarray] = []
     began = time.process_time()
-    result = run()
-    seconds = time.process_time() - began
-    return result, seconds, _status("VmHWM") - before
+    above = peak(lambda: results.append(run()))
+    return results[0], time.process_time() - began, above
 
 
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
-def _bandwidth() -> float:
+def _bandwidth(device: str) -> float:
     """Bytes a second that are read and written by a copy of what no cache holds."""
-    source = torch.ones(1 << 27)
+    source = torch.ones(1 << 27, device=device)
     target = torch.empty_like(source)
-    seconds = []
-    for _ in range(4):
-        began = time.process_time()
-        target.copy_(source)
-        seconds.append(time.process_time() - began)
-    return 2 * source.numel() * 4 / min(seconds)
+    (times,) = in_turn([lambda: target.copy_(source)], repeats=4, device=device)
+    return 2 * source.numel() * 4 / (min(times) / 1e3)
 
 
 if __name__ == "__main__":
