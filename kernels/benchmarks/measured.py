@@ -1,8 +1,10 @@
-"""What a call takes: processor time, and what autograd holds for its backward pass."""
+"""What a call takes: time, memory, and what autograd holds for its backward pass."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,28 @@ def _device_ms(call: Callable[[], object]) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end)
+
+
+def peak(call: Callable[[], object], device: str = "cpu") -> int:
+    """Bytes that a call takes at most beyond those held before it (on a CPU, of Linux).
+
+    What calls before it have freed is given back first, or it would be counted for nothing.
+    """
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def kept(call: Callable[[], Tensor], model: nn.Module | None = None) -> int:
