@@ -36,6 +36,8 @@ INLINE void multiply_rows(const int R, const int W, const int turned, const Prod
             if (!turned) /* what is multiplied next lies behind */
                 __builtin_prefetch(p.b + (p.depth + d) * b_next + w * LANES);
         }
+        if (turned)
+            __builtin_prefetch(p.to + (R * W + d) * LANES);
         for (int r = 0; r < R; r++) {
             const vec each = splat(p.a[r * row + d * next]);
             for (int w = 0; w < W; w++)

@@ -411,6 +411,13 @@ static number place_taps(const Shape *s, const Strides *apart, number *places)
     return taps;
 }
 
+/* What is wanted soon of all points lies too far apart for the machine to foresee it. */
+static void prefetch_points(const Shape *s, const float *at)
+{
+    for (const float *end = at + packed_size(s); at < end; at += point_size(s))
+        __builtin_prefetch(at);
+}
+
 /* One number after the other: GCC would gather them as vectors, which takes longer. */
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("no-tree-vectorize")))
@@ -434,9 +441,11 @@ void pack(
         for (number in = begin; in < end; in++)
             for (number out = at; out < at + w * LANES; out += LANES) {
                 const float *from = weight + out * apart->out + in * apart->in;
+                float *to = packed + at * s->in + in * w * LANES + out - at;
+                prefetch_points(s, to);
                 for (number lane = 0; lane < least(LANES, s->out - out); lane++)
                     copy_taps(from + lane * apart->out, places, taps, k.none + lane);
-                pack_kernels(s, &k, packed + at * s->in + in * w * LANES + out - at);
+                pack_kernels(s, &k, to);
             }
     }
 }
@@ -453,7 +462,9 @@ void unpack(
         w = band((width(s->out) - at) / LANES);
         for (number in = begin; in < end; in++)
             for (number out = at; out < at + w * LANES; out += LANES) {
-                gather_kernels(s, &k, sums + at * s->in + in * w * LANES + out - at);
+                const float *from = sums + at * s->in + in * w * LANES + out - at;
+                prefetch_points(s, from + LANES);
+                gather_kernels(s, &k, from);
                 for (number lane = 0; lane < least(LANES, s->out - out); lane++) {
                     float *to = weight + (out + lane) * apart->out + in * apart->in;
                     for (number tap = 0; tap < taps; tap++)
