@@ -72,13 +72,13 @@ number count_tiles(const Shape *s)
     return tiles_along(s, 0) * tiles_along(s, 1) * tiles_along(s, 2);
 }
 
-/* A run is tiles that follow each other along the last axis: its place, how many they are, and the
-   first one's number in the block. */
-enum { MOST_BLOCK = 128 };
-
+/* Tiles of a block that follow each other along the last axis: their place, how many they are, and
+   the first one's number in the block. */
 typedef struct {
     number at[3], tiles, tile;
 } Run;
+
+enum { MOST_BLOCK = 64 };
 
 typedef struct {
     Run runs[MOST_BLOCK];

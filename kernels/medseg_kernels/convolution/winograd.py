@@ -24,7 +24,7 @@ PACKED_BYTES, STEP = 16 << 20, 48
 # As long as multiplying so many tiles takes packing the weight.
 PACKING = 24
 # Tiles that are multiplied at once: at least so many, for each number of the weight is read anew
-# for them; and no more than keep what they read in a second-level cache.
+# for them; no more than keep what they read in a second-level cache, nor than the source allows.
 LEAST_TILES, LEAST_TILES_OF_GRADIENT, MOST_TILES, TILES_BYTES = 16, 32, 64, 1 << 20
 
 _Number = ctypes.c_longlong
