@@ -14,6 +14,7 @@ With --device cuda: the Triton form, the one in torch and the reference, by CUDA
 """
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -116,7 +117,8 @@ def _form(kind: str, logits: Tensor, target: Shape) -> Callable:
 def _row(kind: str, logits: Tensor, options: argparse.Namespace, bandwidth: float) -> list[str]:
     target, regions = options.target, kind == "regions"
     run = _form(kind, logits, target)
-    # Ours goes first, so that it does not find memory that a peer has left behind.
+    # Ours goes first, and without what was left behind before it.
+    ctypes.CDLL(None).malloc_trim(0)
     above = peak(run)
     ours, plain = (
         statistics.median(times) / 1e3

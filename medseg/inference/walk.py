@@ -2,7 +2,8 @@
 
 Only the bricks that windows still to come can touch are held. Those that no further window touches
 are handed on and their memory is used again, so what is held does not grow with the volume along
-the axis that is walked first, and half the depth of a window is held of most of it.
+the axis that is walked first; where windows overlap by half, it is little more than half as deep as
+a window.
 """
 
 import itertools
