@@ -30,7 +30,7 @@ CASES = {
     "rolled padding": {"size": (2, 2, 3), "window": (4, 2, 2), "shift": (3, 0, 1)},
 }
 MODULE = "medseg_kernels.window_attention.triton"
-KERNELS = ("attend", "down_queries", "down_keys", "down_table")
+KERNELS = ("attend", "down_queries", "down_keys", "down_table", "sum_offsets")
 interpreted = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the interpreter is for machines without a GPU"
 )
@@ -112,7 +112,7 @@ def test_half_precision_and_two_groups_a_program_of_which_the_last_has_one(
 @interpreted
 @pytest.mark.parametrize("position", ["geometric", "prefix"])
 def test_a_table_of_a_larger_window_is_read_alike(position) -> None:
-    inputs = drawn((2, 3, 3), (2, 3, 2), padded=True, tabled=True, extra=2)
+    inputs = drawn((2, 3, 3), (2, 3, 2), padded=True, tabled=True, extra=1)
     options = {"window": (2, 3, 2), "position": position}
     found = _differences(_cast(inputs, dtype=torch.float32), **options)
     assert len(found) == 4
@@ -209,7 +209,7 @@ def _check(launch: Launch, capability: int, *, rows: int = 64, parked: int = 32)
     assert binary.stack <= parked, place
     assert binary.shared <= 99 << 10, place  # what a program of any GPU since 2020 may have
     matrices = TARGETS[capability if rows == 64 else 80]
-    assert matrices in binary.instructions, place
+    assert (matrices in binary.instructions) == (launch.kernel != "sum_offsets"), place
 
 
 def test_a_stage_of_swin_unetr_is_lean_binaries() -> None:
@@ -219,7 +219,7 @@ def test_a_stage_of_swin_unetr_is_lean_binaries() -> None:
         assert tuple(launch.kernel for launch in launches) == KERNELS
         for launch in launches:
             _check(launch, call.capability)
-            assert launch.programs >= 1024
+            assert launch.programs >= (507 if launch.kernel == "sum_offsets" else 1024)
         # Three programs of 128 threads share the 65536 registers of a multiprocessor.
         assert all(launch.binary.registers <= 168 for launch in launches[:3])
 

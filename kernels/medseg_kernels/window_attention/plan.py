@@ -61,11 +61,10 @@ def center(extents: Triple) -> int:
 def _tokens(strides: Triple, request: Request, extents: Triple) -> Tensor:
     number = torch.arange(math.prod(request.window))
     place = torch.stack(torch.unravel_index(number, request.window))
-    nominal = [(extent + 1) // 2 for extent in extents]
-    told = torch.stack(torch.unravel_index(number, nominal)) if request.prefix else place
+    numbered = torch.stack(torch.unravel_index(number, request.numbering(extents)))
     steps = torch.tensor([s * d for s, d in zip(strides, request.dilation, strict=True)])
     entry_steps = torch.tensor((extents[1] * extents[2], extents[2], 1))
-    columns = torch.stack([_packed(place), steps @ place, entry_steps @ told])
+    columns = torch.stack([_packed(place), steps @ place, entry_steps @ numbered])
     beyond = torch.tensor([0, 0, center(extents) - math.prod(extents)])
     rounded = -(-columns.shape[1] // MULTIPLE) * MULTIPLE
     return torch.cat([columns, beyond[:, None].expand(-1, rounded - columns.shape[1])], 1)

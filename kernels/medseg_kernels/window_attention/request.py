@@ -44,3 +44,10 @@ class Request:
             return table.shape[0], table.shape[1], table.shape[2]
         i, j, k = (2 * w - 1 for w in self.window)
         return i, j, k
+
+    def numbering(self, extents: Triple) -> Triple:
+        """The window whose tokens' numbers say which entry of a table of `extents` a pair reads."""
+        if not self.prefix:
+            return self.window
+        i, j, k = ((extent + 1) // 2 for extent in extents)
+        return i, j, k
