@@ -1,69 +1,130 @@
-"""The mLSTM cell: time and memory of the chunkwise form against the parallel one.
+"""The mLSTM cell: time and memory of the chunked forms against the parallel one.
 
-python kernels/benchmarks/mlstm.py [--tokens 4096] [--size 128] [--chunks 64 128 256] [--threads 1]
-prints rows of kernels/README.md. Differences are against the parallel form in double precision.
+python kernels/benchmarks/mlstm.py [--tokens 4096] [--size 128] [--heads 4] [--direction forward]
+[--chunks 64 128] [--repeats 5] [--threads 1] [--device cpu] prints rows of kernels/README.md. On
+the CPU processor time in float32; with --device cuda time of the device in bfloat16, and
+torch.compile of the parallel form as a further peer. Forms that hold n x n matrices are left out
+where these would take more than --gigabytes. Differences are against chunks in double precision.
+The last column is the time over what the bytes of inputs, results and states at the borders take
+at the speed of a copy, or the products of matrices at that of a large one, whichever is more.
 """
 
 import argparse
+import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from bandwidth import copied, multiplied
 from machine import machine
-from measured import kept, seconds
+from measured import in_turn, kept, ratio
 from torch import Tensor
 
 from medseg_kernels.mlstm import mlstm
 
-HEADS = 4
+Form = Callable[..., Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = _options()
     torch.set_num_threads(options.threads)
-    given = _given(options.tokens, options.size)
+    given = _given(options)
+    forms = _forms(options)
     with torch.no_grad():
-        exact = mlstm(*(one.double() for one in given), form="parallel")
+        wide = [one.cpu().double() for one in given]
+        exact = mlstm(*wide, direction=options.direction, backend="chunkwise")
+    forward, train = (
+        in_turn(
+            [partial(run, form, given) for form in forms.values()],
+            repeats=options.repeats,
+            device=options.device,
+        )
+        for run in (_forward, _train)
+    )
+    moved, products = _moved(given, options), _products(options)
+    fastest = copied(options.device), multiplied(options.device, given[0].dtype)
     print(machine())
-    print("| form | forward | forward + backward | kept | largest difference |")
-    print("|---|---|---|---|---|")
-    forms = {f"chunks of {chunk}": partial(mlstm, chunk=chunk) for chunk in options.chunks}
-    for name, form in {"parallel": partial(mlstm, form="parallel"), **forms}.items():
-        times = [f"{seconds(partial(run, form, given)):.2f} s" for run in (_forward, _train)]
+    print(f"{options.tokens} tokens: at least {moved / 1e6:.1f} MB, {products / 1e9:.2f} GFLOP;")
+    print(f"a copy {fastest[0] / 1e6:.1f} GB/s, a product {fastest[1] / 1e6:.0f} GFLOP/s")
+    print("| form | forward | forward + backward | ratio | kept | difference | x bound |")
+    print("|---|---|---|---|---|---|---|")
+    bound = max(moved / fastest[0], products / fastest[1])
+    for number, (name, form) in enumerate(forms.items()):
+        times = [statistics.median(one[number]) for one in (forward, train)]
         with torch.no_grad():
-            difference = (form(*given) - exact).abs().max().item()
+            difference = (form(*given).cpu() - exact).abs().max().item()
         row = [
             name,
-            *times,
+            *(f"{time:.1f} ms" for time in times),
+            f"x{ratio(train[0], train[number]):.1f}",
             f"{kept(partial(_output, form, given)) / 2**20:.0f} MiB",
             f"{difference:.0e}",
+            f"{times[0] / bound:.1f}",
         ]
         print("| " + " | ".join(row) + " |", flush=True)
 
 
-def _given(tokens: int, size: int) -> list[Tensor]:
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--direction", default="forward")
+    parser.add_argument("--chunks", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gigabytes", type=float, default=4)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+def _given(options: argparse.Namespace) -> list[Tensor]:
     """Unit noise, and gates as a fresh Vision-LSTM layer has them."""
     torch.manual_seed(0)
-    wide = [torch.randn(1, HEADS, tokens, size) for _ in range(3)]
-    forget = torch.linspace(3, 6, HEADS)[:, None] + 0.1 * torch.randn(1, HEADS, tokens)
-    return [*wide, 0.1 * torch.randn(1, HEADS, tokens), forget]
+    shape = (1, options.heads, options.tokens)
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    wide = [torch.randn(*shape, options.size, dtype=dtype) for _ in range(3)]
+    forget = torch.linspace(3, 6, options.heads)[:, None] + 0.1 * torch.randn(shape)
+    return [one.to(options.device) for one in (*wide, 0.1 * torch.randn(shape), forget)]
 
 
-def _forward(form: Callable[..., Tensor], given: list[Tensor]) -> None:
+def _forms(options: argparse.Namespace) -> dict[str, Form]:
+    """By name; the first is what the others are compared with."""
+    cell = partial(mlstm, direction=options.direction)
+    forms: dict[str, Form] = {}
+    # About six matrices of all pairs live at a time.
+    if 24 * options.heads * options.tokens**2 <= options.gigabytes * 2**30:
+        forms["parallel"] = partial(cell, backend="parallel")
+        if options.device != "cpu":
+            forms["parallel, compiled"] = torch.compile(forms["parallel"], fullgraph=True)
+    for chunk in options.chunks:
+        forms[f"chunks of {chunk}"] = partial(cell, backend="chunkwise", chunk=chunk)
+    if options.device != "cpu":
+        forms["triton"] = partial(cell, backend="triton")
+    return forms
+
+
+def _moved(given: list[Tensor], options: argparse.Namespace) -> int:
+    """Bytes of inputs and result, and of states that are written and read at the borders."""
+    states = 4 * (options.size**2 + options.size) * options.heads * -(-options.tokens // 64)
+    return sum(one.nbytes for one in given) + given[0].nbytes + 2 * states
+
+
+def _products(options: argparse.Namespace) -> int:
+    """Operations of the forward pass: pairs in chunks of 64, states written and read."""
+    return 4 * options.size * (64 + options.size) * options.heads * options.tokens
+
+
+def _forward(form: Form, given: list[Tensor]) -> None:
     with torch.no_grad():
         form(*given)
 
 
-def _train(form: Callable[..., Tensor], given: list[Tensor]) -> None:
+def _train(form: Form, given: list[Tensor]) -> None:
     _output(form, given).sum().backward()
 
 
-def _output(form: Callable[..., Tensor], given: list[Tensor]) -> Tensor:
+def _output(form: Form, given: list[Tensor]) -> Tensor:
     return form(*(one.detach().requires_grad_() for one in given))
 
 

@@ -1,115 +1,222 @@
-"""One layer of shifted window attention: MONAI's, the plain form here, and the grouped one.
+"""One layer of shifted window attention: MONAI's, and the forms here with the same weights.
 
-python kernels/benchmarks/window_attention.py [--threads 1] [--repeats 3]
-prints rows of kernels/README.md. MONAI's layer is its block without LayerNorm and MLP; both sides
-include the two linear layers. Sizes are those of Swin UNETR's stages.
+python kernels/benchmarks/window_attention.py [--threads 1] [--repeats 3] [--device cpu]
+prints rows of kernels/README.md: processor milliseconds on a CPU, and what the stages of Swin
+UNETR would take at least on a GPU that is not there. With --device cuda, in bfloat16, milliseconds
+of the device: further peers are torch.compile of MONAI's layer, torch's fused attention and
+FlexAttention on copied windows; bounds are those of the bytes, products and exponentials that the
+attention needs, at the speeds that this device reaches. Layers include their two linear layers.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+import window_attention_layers as layers
 from machine import machine
-from monai.networks.nets.swin_unetr import SwinTransformerBlock, compute_mask
-from torch import Tensor, nn
+from measured import in_turn, ratio
+from torch import Tensor
+from window_attention_layers import Layer, Stage, Weights
 
-from medseg.nn.window_attention import WindowAttention
-from medseg_kernels.window_attention import window_attention
-
-# Name, tokens along an axis, channels, heads.
-STAGES = (
-    ("f24 96^3 stage 1", 48, 24, 3),
-    ("f24 96^3 stage 2", 24, 48, 6),
-    ("f48 96^3 stage 1", 48, 48, 3),
-    ("f48 96^3 stage 3", 12, 192, 12),
+CPU_STAGES = (
+    Stage("f24 96^3 stage 1", 48, 24, 3),
+    Stage("f24 96^3 stage 2", 24, 48, 6),
+    Stage("f48 96^3 stage 1", 48, 48, 3),
+    Stage("f48 96^3 stage 3", 12, 192, 12),
 )
+GPU_STAGES = tuple(
+    Stage(f"f48 {2 * first}^3 stage {n + 1}", first >> n, 48 << n, 3 << n)
+    for first in (48, 64)
+    for n in range(4)
+)
+# An H200's copies, bfloat16 products, and exponentials: 132 multiprocessors, 16 a clock.
+STATED = {"bytes": 4.3e12, "flops": 788e12, "exponentials": 132 * 16 * 1.755e9}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
     print(machine())
+    if options.device == "cuda":
+        _gpu(options.repeats)
+    else:
+        _cpu(options.repeats)
+        _expected()
+
+
+def _cpu(repeats: int) -> None:
     print("| shifted layer | MONAI | reference | grouped | ratio | bound | largest difference |")
     print("|---|---|---|---|---|---|---|")
-    for name, size, channels, heads in STAGES:
-        layers, x = _layers(size, channels, heads)
+    for stage in CPU_STAGES:
+        weights, x = _drawn(stage, "cpu", torch.float32)
+        forms = [
+            layers.monai(weights),
+            *(layers.ours(weights, b) for b in ("reference", "grouped")),
+        ]
         with torch.no_grad():
-            outputs = [layer(x) for layer in layers]
+            outputs = [form(x) for form in forms]
             difference = max((y - outputs[0]).abs().max().item() for y in outputs)
-            forward = _in_turn(options.repeats, [lambda f=f, x=x: f(x) for f in layers])
-        bound = _bound(size, channels, heads)
-        print(_row(f"{name} forward", forward, bound, difference))
-        training = _in_turn(options.repeats, [lambda f=f, x=x: _train(f, x) for f in layers])
-        print(_row(f"{name} forward + backward", training, None, difference), flush=True)
+            times = in_turn([partial(form, x) for form in forms], repeats=repeats)
+        bound = f"{_cpu_bound(stage):.0f} ms"
+        print(_cpu_row(f"{stage.name} forward", times, bound, difference))
+        times = in_turn([partial(_train, form, x) for form in forms], repeats=repeats)
+        name = f"{stage.name} forward + backward"
+        print(_cpu_row(name, times, "", difference), flush=True)
 
 
-def _layers(
-    size: int, channels: int, heads: int
-) -> tuple[list[Callable[[Tensor], Tensor]], Tensor]:
-    window, shift = (7, 7, 7), (3, 3, 3)
-    block = SwinTransformerBlock(channels, heads, window, shift, use_checkpoint=False)
-    block.norm1 = nn.Identity()
-    ours = WindowAttention(channels=channels, heads=heads, window=window, shift=shift)
-    ours.qkv.load_state_dict(block.attn.qkv.state_dict())
-    ours.proj.load_state_dict(block.attn.proj.state_dict())
-    ours.table.data.copy_(block.attn.relative_position_bias_table)
-
-    def theirs(x: Tensor) -> Tensor:
-        padded = [-(-size // 7) * 7] * 3
-        return block.forward_part1(x, compute_mask(padded, window, shift, x.device))
-
-    def here(x: Tensor, backend: str) -> Tensor:
-        options = {"heads": heads, "window": window, "shift": shift, "backend": backend}
-        table = ours.table.view(13, 13, 13, heads)
-        mixed = window_attention(ours.qkv(x), table=table, padding=ours.qkv.bias, **options)
-        return ours.proj(mixed)
-
-    x = torch.randn(1, size, size, size, channels)
-    return [theirs, lambda x: here(x, "reference"), lambda x: here(x, "grouped")], x
+def _cpu_row(name: str, times: list[list[float]], bound: str, difference: float) -> str:
+    shown = [f"{statistics.median(column):.0f} ms" for column in times]
+    faster = f"x{ratio(times[0], times[-1]):.1f}"
+    return "| " + " | ".join([name, *shown, faster, bound, f"{difference:.0e}"]) + " |"
 
 
-def _train(layer: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    layer(x.clone().requires_grad_()).square().mean().backward()
-
-
-def _in_turn(repeats: int, runs: list[Callable[[], object]]) -> list[float]:
-    """Median processor milliseconds of each; the first round only warms up."""
-    rounds = []
-    for _ in range(repeats + 1):
-        row = []
-        for run in runs:
-            start = time.process_time()
-            run()
-            row.append(1e3 * (time.process_time() - start))
-        rounds.append(row)
-    return [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
-
-
-def _bound(size: int, channels: int, heads: int) -> float:
+def _cpu_bound(stage: Stage) -> float:
     """Milliseconds of the products alone, at the speed of a large product of matrices here."""
-    n, groups = 343, (-(-size // 7)) ** 3
-    flops = groups * (4 * n * n * channels + 8 * n * channels * channels)
+    n, groups = 343, (-(-stage.size // 7)) ** 3
+    flops = groups * (4 * n * n * stage.channels + 8 * n * stage.channels**2)
     a = torch.randn(2048, 2048)
     start = time.process_time()
     for _ in range(3):
         a @ a
     flops_a_second = 3 * 2 * 2048**3 / (time.process_time() - start)
-    exponentials = torch.randn(heads, n, n)
+    exponentials = torch.randn(stage.heads, n, n)
     start = time.process_time()
     for _ in range(10):
         exponentials.exp_().clamp_(max=1)
     return 1e3 * (flops / flops_a_second + groups * (time.process_time() - start) / 10)
 
 
-def _row(name: str, times: list[float], bound: float | None, difference: float) -> str:
-    shown = [f"{ms:.0f} ms" for ms in times]
-    shown += [f"x{times[0] / times[-1]:.1f}", "" if bound is None else f"{bound:.0f} ms"]
-    return "| " + " | ".join([name, *shown, f"{difference:.0e}"]) + " |"
+def _gpu(repeats: int) -> None:
+    from probes import rates  # noqa: PLC0415
+
+    reached = vars(rates())
+    print("reached here: " + ", ".join(f"{1e-12 * x:.2f}e12 {n}/s" for n, x in reached.items()))
+    print("| layer | form | ms | MONAI / it | MB | x bytes | x products or exponentials |")
+    print("|---|---|---|---|---|---|---|")
+    for stage in GPU_STAGES:
+        weights, x = _drawn(stage, "cuda", torch.bfloat16)
+        forms = _gpu_forms(weights)
+        alone = partial(layers.attended, weights, backend="triton")
+        with torch.no_grad():
+            qkv = weights.qkv(x)
+        for passes in ("forward", "forward + backward"):
+            run = _forward if passes == "forward" else _train
+            calls = {name: partial(run, form, x) for name, form in forms.items()}
+            calls["triton, attention alone"] = partial(run, alone, qkv)
+            captured = [_captured(calls[name]) for name in list(calls)[-2:]]
+            calls["triton, in a CUDA graph"], calls["attention alone, in a graph"] = captured
+            times = in_turn(list(calls.values()), repeats=max(repeats, 9), device="cuda")
+            for name, column in zip(calls, times, strict=True):
+                faster = f"x{ratio(times[0], column):.1f}"
+                bounds = _bounds(stage, passes, reached) if "alone" in name else None
+                print(_gpu_row(f"{stage.name} {passes}", name, column, faster, bounds), flush=True)
+
+
+def _gpu_forms(weights: Weights) -> dict[str, Layer]:
+    monai = layers.monai(weights)
+    return {
+        "MONAI": monai,
+        "MONAI, compiled": torch.compile(monai),
+        "fused attention, copied windows": layers.fused(weights),
+        "FlexAttention, copied windows": layers.flex(weights),
+        "linear layers alone": layers.linear(weights),
+        "grouped": layers.ours(weights, "grouped"),
+        "triton": layers.ours(weights, "triton"),
+    }
+
+
+def _gpu_row(
+    layer: str, form: str, column: list[float], faster: str, bounds: tuple[float, ...] | None
+) -> str:
+    ms, cells = statistics.median(column), ["", "", ""]
+    if bounds is not None:
+        megabytes, moved, computed = bounds
+        cells = [f"{megabytes:.0f}", f"{ms / moved:.1f}", f"{ms / computed:.1f}"]
+    return "| " + " | ".join([layer, form, f"{ms:.3f}", faster, *cells]) + " |"
+
+
+def _captured(call: Callable[[], None]) -> Callable[[], None]:
+    """The call without what Python and its launches cost: a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _expected() -> None:
+    """What attention alone needs, and so takes at least, on an H200."""
+    print("\nAt least, at the stated rates of an H200; not measured:\n")
+    print("| layer | MB | 1e6 exponentials | GFLOP | bytes | exponentials | products | at least |")
+    print("|---|---|---|---|---|---|---|---|")
+    for stage in GPU_STAGES:
+        for passes in ("forward", "forward + backward"):
+            work = _work(stage, passes)
+            times = {name: 1e6 * work[name] / STATED[name] for name in work}
+            shown = [
+                f"{work['bytes'] / 1e6:.1f}",
+                f"{work['exponentials'] / 1e6:.1f}",
+                f"{work['flops'] / 1e9:.2f}",
+                *(f"{times[name]:.1f} us" for name in ("bytes", "exponentials", "flops")),
+                f"{max(times.values()):.1f} us",
+            ]
+            print("| " + " | ".join([f"{stage.name} {passes}", *shown]) + " |")
+
+
+def _work(stage: Stage, passes: str) -> dict[str, float]:
+    """What attention from qkv to tokens needs: bytes once, two products, an exponential a pair.
+
+    The backward pass reads qkv, the output and its gradient and writes that of qkv; it takes the
+    exponentials again, and five products.
+    """
+    window = min(7, stage.size)
+    n, groups = window**3, (-(-stage.size // window)) ** 3
+    tokens, pairs = stage.size**3, groups * stage.heads * n * n
+    one = {
+        "bytes": 2 * tokens * 4 * stage.channels,
+        "exponentials": pairs,
+        "flops": 4 * pairs * stage.channels // stage.heads,
+    }
+    if passes == "forward":
+        return one
+    return {
+        "bytes": one["bytes"] + 2 * tokens * 8 * stage.channels,
+        "exponentials": 2 * pairs,
+        "flops": one["flops"] * 7 / 2,
+    }
+
+
+def _bounds(stage: Stage, passes: str, reached: dict[str, float]) -> tuple[float, float, float]:
+    """Megabytes, and the milliseconds of the bytes and of the rest."""
+    work = _work(stage, passes)
+    times = {name: 1e3 * work[name] / reached[name] for name in work}
+    return work["bytes"] / 1e6, times["bytes"], max(times["flops"], times["exponentials"])
+
+
+def _drawn(stage: Stage, device: str, dtype: torch.dtype) -> tuple[Weights, Tensor]:
+    shape = (1, stage.size, stage.size, stage.size, stage.channels)
+    return Weights(stage, device, dtype), torch.randn(shape, device=device, dtype=dtype)
+
+
+def _forward(layer: Layer, x: Tensor) -> None:
+    with torch.no_grad():
+        layer(x)
+
+
+def _train(layer: Layer, x: Tensor) -> None:
+    layer(x.detach().requires_grad_()).square().mean().backward()
 
 
 if __name__ == "__main__":
