@@ -1,9 +1,17 @@
-"""One torch thread for every test: two spin on a busy machine and wait for each other."""
+"""One torch thread for every test: two spin on a busy machine and wait for each other.
 
+Without a CUDA device Triton's programs run in its interpreter. Triton reads that choice when it is
+imported, and any test may be the first to import it: so it is made here, before all of them.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # noqa: TID251
 
 
 @pytest.fixture(autouse=True, scope="session")
