@@ -1,8 +1,9 @@
 """Swin UNETR here against MONAI's, same weights, same process, in turn.
 
 python kernels/benchmarks/swin_unetr.py [--feature-size 48] [--size 96] [--repeats 1] [--threads 1]
-prints a row of kernels/README.md: processor seconds of each and their ratio. Ours runs as it does
-in training, where freed memory stays with the process; with --reuse MONAI's does too.
+prints rows of kernels/README.md: processor seconds of each and their ratio. Ours runs as it does in
+training, where freed memory stays with the process; with --reuse MONAI's does too. int8: ours with
+its larger convolutions in eight bits, as `medseg predict --precision int8` has them.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from medseg.models.checkpoints.monai_swin_unetr import load_monai
 from medseg.models.swin_unetr import SwinUNETR
+from medseg.nn.int8 import in_int8, refuses
 from medseg.nn.memory import reused_memory
 
 
@@ -30,15 +32,21 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for feature_size in options.feature_size:
         theirs, ours = _pair(feature_size)
+        forms = {"forward": ours}
+        if refuses(torch.device("cpu")) is None:
+            forms["forward, int8"] = in_int8(ours)
         for size in options.size:
             image = torch.randn(1, 1, size, size, size)
-            with torch.no_grad():
-                difference = (theirs(image) - ours(image)).abs().max().item()
-            around = {theirs: reused_memory if options.reuse else nullcontext, ours: reused_memory}
-            forward = _in_turn(options.repeats, lambda m, x=image: _forward(m, x), around)
-            print(_row(f"f{feature_size} {size}^3 forward", forward, None, difference))
+            peer = {theirs: reused_memory if options.reuse else nullcontext}
+            for name, form in forms.items():
+                models = {**peer, form: reused_memory}
+                forward = _in_turn(options.repeats, lambda m, x=image: _forward(m, x), models)
+                difference = _apart(theirs, form, image)
+                print(_row(f"f{feature_size} {size}^3 {name}", forward, None, difference))
             held = [kept(lambda m=m, x=image: m(x), m) / 2**30 for m in (theirs, ours)]
-            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), around)
+            models = {**peer, ours: reused_memory}
+            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), models)
+            difference = _apart(theirs, ours, image)
             name = f"f{feature_size} {size}^3 forward + backward"
             print(_row(name, training, held, difference), flush=True)
 
@@ -58,6 +66,11 @@ def _pair(feature_size: int) -> tuple[nn.Module, nn.Module]:
     theirs, ours = Reference(**options), SwinUNETR(**options, faithful=True)
     load_monai(ours, theirs.state_dict())
     return theirs, ours
+
+
+def _apart(theirs: nn.Module, ours: nn.Module, image: Tensor) -> float:
+    with torch.no_grad():
+        return (theirs(image) - ours(image)).abs().max().item()
 
 
 def _forward(model: nn.Module, image: Tensor) -> None:
