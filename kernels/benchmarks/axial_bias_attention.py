@@ -1,17 +1,20 @@
 """Attention with decomposed relative positions: each form, and what Segment Anything does.
 
-python kernels/benchmarks/axial_bias_attention.py [--layers] [--blocks] [--encoder] [--repeats 3]
-[--threads 1] [--device cpu] prints rows of kernels/README.md; without a choice, all three tables.
+python kernels/benchmarks/axial_bias_attention.py [--tables layers block encoder] [--crop 64]
+[--repeats 1] [--threads 1] [--device cpu] prints rows of kernels/README.md; without a choice, those
+of layers.
 
 layers: attention alone, at the sizes of SAM ViT-B on 1024^2 pixels and of 3DSAM-adapter on a crop
-of 128^3 voxels. blocks: a whole block of 3DSAM-adapter's encoder. encoder: SAM ViT-B's image
-encoder, which needs medseg[sam]. "plain" holds a bias for every pair of tokens, as both do. Forms
-take turns, and a ratio is the median over rounds of plain's time to the form's. Processor time on a
-CPU; with --device cuda, in bfloat16, CUDA events, and compiled FlexAttention as a further peer
-where the attention is global. The last column counts what a form holds beside qkv and its output.
+of 64^3 voxels, 16^3 tokens. block: a whole block of 3DSAM-adapter's encoder. encoder: SAM ViT-B's
+image encoder, which needs medseg[sam]. "plain" holds a bias for every pair of tokens, as both do;
+in a block or encoder the other forms take their linear layers from medseg_kernels too. Forms take
+turns, and a ratio is the median over rounds of plain's time to the form's. Processor time on a CPU;
+with --device cuda, in bfloat16, CUDA events, and compiled FlexAttention as a further peer where the
+attention is global. The last column counts what a form holds beside qkv and its output.
 """
 
 import argparse
+import copy
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ from machine import machine
 from measured import in_turn, kept, peak, ratio
 from torch import Tensor, nn
 
+from medseg.nn.drop_in import Linear
 from medseg_kernels.axial_bias_attention import axial_bias_attention
 from medseg_kernels.axial_bias_attention.biases import widths
 from medseg_kernels.axial_bias_attention.partition import cut, join
@@ -42,10 +46,9 @@ class Case:
     shift: tuple[int, int, int] = (0, 0, 0)
 
 
-CASES = {
+IMAGES = {
     "SAM, global, 64^2": Case((1, 64, 64), (1, 64, 64)),
     "SAM, windows of 14^2, 64^2": Case((1, 64, 64), (1, 14, 14)),
-    "3DSAM, shifted windows of 8^3, 32^3": Case((32, 32, 32), (8, 8, 8), (4, 4, 4)),
 }
 
 
@@ -54,39 +57,48 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(machine())
-    chosen = [name for name in ("layers", "blocks", "encoder") if getattr(options, name)]
-    tables = {"layers": _layers, "blocks": _blocks, "encoder": _encoder}
-    for name in chosen or tables:
+    for name in options.tables:
         print(
             "\n| what | forward | ratio | peak | forward + backward | ratio | kept | difference "
             "| beside qkv |\n|---|---|---|---|---|---|---|---|---|"
         )
-        for row in tables[name](options):
+        for row in TABLES[name](options):
             print(f"| {' | '.join(row)} |", flush=True)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("layers", "blocks", "encoder"):
-        parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=["layers"])
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser.parse_args()
 
 
+def _crop(options: argparse.Namespace) -> Case:
+    """3DSAM-adapter's grid, four voxels a token, and its windows."""
+    side = options.crop // 4
+    return Case((side, side, side), (8, 8, 8), (4, 4, 4))
+
+
 def _layers(options: argparse.Namespace) -> Iterator[list[str]]:
-    for name, case in CASES.items():
+    side, crop = options.crop // 4, _crop(options)
+    for name, case in {**IMAGES, f"3DSAM, shifted windows of 8^3, {side}^3": crop}.items():
         qkv = _drawn(options, *case.size, 3 * HEADS * CHANNELS)
         yield from _rows(name, _forms(case, options), qkv, options, case)
 
 
-def _blocks(options: argparse.Namespace) -> Iterator[list[str]]:
-    case = CASES["3DSAM, shifted windows of 8^3, 32^3"]
+def _block(options: argparse.Namespace) -> Iterator[list[str]]:
+    case = _crop(options)
     block = Block().to(options.device, _dtype(options))
-    forms = {n: partial(block, attend=form) for n, form in _forms(case, options).items()}
+    ours = _with_linear(block)
+    forms = {
+        name: partial(block if name == "plain" else ours, attend=form)
+        for name, form in _forms(case, options).items()
+    }
     x = _drawn(options, *case.size, HEADS * CHANNELS)
-    yield from _rows("3DSAM block, 32^3", forms, x, options, case)
+    yield from _rows(f"3DSAM block, {options.crop // 4}^3", forms, x, options, case)
 
 
 def _encoder(options: argparse.Namespace) -> Iterator[list[str]]:
@@ -100,7 +112,8 @@ def _encoder(options: argparse.Namespace) -> Iterator[list[str]]:
     image = _drawn(options, 3, 1024, 1024)
     names = ["blocked", "folded"] if options.device == "cpu" else ["triton", "folded"]
     forms: dict[str, Form] = {"plain": encoder}
-    forms |= {name: partial(_encoded, encoder, backend=name) for name in names}
+    ours = _with_linear(encoder)
+    forms |= {name: partial(_encoded, ours, backend=name) for name in names}
     yield from _rows("SAM ViT-B encoder, 1024^2", forms, image, options, None)
 
 
@@ -214,6 +227,15 @@ class Block(nn.Module):
         return x + self.mlp(self.norms[1](x))
 
 
+def _with_linear(network: nn.Module) -> nn.Module:
+    """A copy whose linear layers are medseg's, which differ from torch's in how they multiply."""
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+    return made
+
+
 def _encoded(encoder: nn.Module, image: Tensor, *, backend: str) -> Tensor:
     """The image encoder with its attention replaced."""
     x = encoder.patch_embed(image) + encoder.pos_embed
@@ -259,6 +281,9 @@ def _forward(form: Form, x: Tensor) -> None:
 
 def _train(form: Form, x: Tensor) -> None:
     form(x.detach().requires_grad_()).sum().backward()
+
+
+TABLES = {"layers": _layers, "block": _block, "encoder": _encoder}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The mLSTM cell: time and memory of the chunked forms against the parallel one.
 
 python kernels/benchmarks/mlstm.py [--tokens 4096] [--size 128] [--heads 4] [--direction forward]
-[--chunks 64 128] [--repeats 5] [--threads 1] [--device cpu] prints rows of kernels/README.md. On
+[--chunks 64 128] [--repeats 3] [--threads 1] [--device cpu] prints rows of kernels/README.md. On
 the CPU processor time in float32; with --device cuda time of the device in bfloat16, and
 torch.compile of the parallel form as a further peer. Forms that hold n x n matrices are left out
 where these would take more than --gigabytes. Differences are against chunks in double precision.
@@ -20,7 +20,7 @@ from machine import machine
 from measured import in_turn, kept, ratio
 from torch import Tensor
 
-from medseg_kernels.mlstm import mlstm
+from medseg_kernels.mlstm import mlstm, refuses
 
 Form = Callable[..., Tensor]
 
@@ -29,7 +29,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     given = _given(options)
-    forms = _forms(options)
+    forms = _forms(given, options)
     with torch.no_grad():
         wide = [one.cpu().double() for one in given]
         exact = mlstm(*wide, direction=options.direction, backend="chunkwise")
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--direction", default="forward")
     parser.add_argument("--chunks", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--device", default="cpu")
@@ -88,7 +88,7 @@ def _given(options: argparse.Namespace) -> list[Tensor]:
     return [one.to(options.device) for one in (*wide, 0.1 * torch.randn(shape), forget)]
 
 
-def _forms(options: argparse.Namespace) -> dict[str, Form]:
+def _forms(given: list[Tensor], options: argparse.Namespace) -> dict[str, Form]:
     """By name; the first is what the others are compared with."""
     cell = partial(mlstm, direction=options.direction)
     forms: dict[str, Form] = {}
@@ -99,8 +99,9 @@ def _forms(options: argparse.Namespace) -> dict[str, Form]:
             forms["parallel, compiled"] = torch.compile(forms["parallel"], fullgraph=True)
     for chunk in options.chunks:
         forms[f"chunks of {chunk}"] = partial(cell, backend="chunkwise", chunk=chunk)
-    if options.device != "cpu":
-        forms["triton"] = partial(cell, backend="triton")
+    for fast in ("compiled", "triton"):
+        if refuses(given[0], backend=fast) is None:
+            forms[fast] = partial(cell, backend=fast)
     return forms
 
 

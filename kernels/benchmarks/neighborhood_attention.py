@@ -1,6 +1,6 @@
 """Neighborhood attention: time and memory of each form, and of a mask over all pairs of tokens.
 
-python kernels/benchmarks/neighborhood_attention.py [--size 24] [--windows 7 5] [--heads 4]
+python kernels/benchmarks/neighborhood_attention.py [--size 24] [--windows 7] [--heads 4]
 [--channels 16] [--threads 1] [--device cpu] prints rows of kernels/README.md. Forms take turns, and
 a ratio is the median over rounds. On the CPU processor time; with --device cuda, in bfloat16, CUDA
 events, and torch.compile of FlexAttention as a further peer. The last column is the time over what
@@ -65,7 +65,7 @@ def _rows(qkv: Tensor, window: int, options: argparse.Namespace) -> Iterator[lis
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=24)
-    parser.add_argument("--windows", type=int, nargs="+", default=[7, 5])
+    parser.add_argument("--windows", type=int, nargs="+", default=[7])
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)

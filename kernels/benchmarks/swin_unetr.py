@@ -1,6 +1,6 @@
 """Swin UNETR here against MONAI's, same weights, same process, in turn.
 
-python kernels/benchmarks/swin_unetr.py [--feature-size 48] [--size 96] [--repeats 1] [--threads 1]
+python kernels/benchmarks/swin_unetr.py [--feature-size 48] [--size 64] [--repeats 1] [--threads 1]
 prints rows of kernels/README.md: processor seconds of each and their ratio. Ours runs as it does in
 training, where freed memory stays with the process; with --reuse MONAI's does too. int8: ours with
 its larger convolutions in eight bits, as `medseg predict --precision int8` has them.
@@ -54,7 +54,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--feature-size", type=int, nargs="+", default=[48])
-    parser.add_argument("--size", type=int, nargs="+", default=[96])
+    parser.add_argument("--size", type=int, nargs="+", default=[64])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--reuse", action="store_true", help="MONAI's with freed memory kept too")
