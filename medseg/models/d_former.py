@@ -32,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medseg.fault import InputFault
 from medseg.models.d_former_sizes import STAGES, reference_refuses, shape_policy
+from medseg.nn.drop_in import Linear
 from medseg.nn.dynamic_position import DynamicPosition
 from medseg.nn.group_attention import GroupAttention
 from medseg.nn.patch_expand import PatchExpand, unfold_cells
@@ -173,7 +174,7 @@ class DFormerBackbone(nn.Module):
         self.expands = nn.ModuleList(
             PatchExpand(in_channels=2 * c, out_channels=c, factors=_TWICE) for c in channels[-2::-1]
         )
-        self.joins = nn.ModuleList(nn.Linear(2 * c, c) for c in channels[-2::-1])
+        self.joins = nn.ModuleList(Linear(2 * c, c) for c in channels[-2::-1])
         self.up = nn.ModuleList(up)
         self.final_norm = nn.LayerNorm(channels[0])
 
@@ -315,7 +316,7 @@ class ExpandingHead(nn.Module):
         self.expand = PatchExpand(
             in_channels=in_channels, out_channels=in_channels, factors=token_size
         )
-        self.mix = nn.Linear(in_channels, out_channels, bias=False)
+        self.mix = Linear(in_channels, out_channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b d i2 j2 k2"]:
         """The logits, channels first."""

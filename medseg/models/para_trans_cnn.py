@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
 from medseg.nn.dimensions import CONVOLUTIONS, batch_or_item_norm
+from medseg.nn.drop_in import Linear
 from medseg.nn.hybrid_form import Dimensions
 from medseg.nn.patches import Patches, Unpatches
 from medseg.nn.self_attention import SelfAttention
@@ -275,10 +276,10 @@ class TransformerLayer(nn.Module):
         )
         self.drop = nn.Dropout(drop_rate)
         self.mlp = nn.Sequential(
-            nn.Linear(channels, 2 * channels),
+            Linear(channels, 2 * channels),
             nn.GELU(),
             nn.Dropout(drop_rate),
-            nn.Linear(2 * channels, channels),
+            Linear(2 * channels, channels),
             nn.Dropout(drop_rate),
         )
 
@@ -296,8 +297,8 @@ class ChannelGate(nn.Module):
         self.axes = tuple(range(2, 2 + dimensions))
         # At least eight, or a narrow network's gate can begin with none that is active.
         hidden = max(channels // 16, 8)
-        self.squeeze = nn.Linear(channels, hidden, bias=False)
-        self.excite = nn.Linear(hidden, channels, bias=False)
+        self.squeeze = Linear(channels, hidden, bias=False)
+        self.excite = Linear(hidden, channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c ..."]:
         """The weighed map."""

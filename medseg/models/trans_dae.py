@@ -27,6 +27,7 @@ from torch.nn import functional
 from medseg.models.shape import ShapePolicy
 from medseg.nn.depthwise import Depthwise
 from medseg.nn.dimensions import CONVOLUTIONS
+from medseg.nn.drop_in import Linear
 from medseg.nn.dual_attention import (
     DualBlock,
     EfficientAttention,
@@ -200,9 +201,9 @@ class DualUNet(nn.Module):
         self.last = PatchExpand(
             in_channels=features, out_channels=features // 2, factors=token_size
         )
-        self.head = nn.Linear(features // 2, out_channels)
+        self.head = Linear(features // 2, out_channels)
         coarser = widths[:2] if deep_supervision else []
-        self.coarser_heads = nn.ModuleList(nn.Linear(width, out_channels) for width in coarser)
+        self.coarser_heads = nn.ModuleList(Linear(width, out_channels) for width in coarser)
 
     def forward(self, x: Float[Tensor, "b c ..."]) -> Tensor | list[Tensor]:
         """Logits of the size of the input, or a list of them, each one coarser."""
@@ -248,12 +249,12 @@ class InterScaleInteraction(nn.Module):
 
     def __init__(self, *, channels: int, dimensions: int) -> None:
         super().__init__()
-        self.join = nn.Linear(2 * channels, channels)
-        self.value = nn.Linear(channels, channels)
+        self.join = Linear(2 * channels, channels)
+        self.value = Linear(channels, channels)
         self.near = Depthwise(channels=channels, side=5, dimensions=dimensions)
         self.far = Depthwise(channels=channels, side=7, dilation=3, dimensions=dimensions)
-        self.gate = nn.Linear(channels, channels)
-        self.proj = nn.Linear(channels, channels)
+        self.gate = Linear(channels, channels)
+        self.proj = Linear(channels, channels)
 
     def forward(
         self, skip: Float[Tensor, "b ... c"], x: Float[Tensor, "b ... c"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.nn.depthwise import Depthwise
+from medseg.nn.drop_in import Linear
 
 _CELLS = {
     2: "b (i p) (j q) c -> b i j (p q c)",
@@ -25,9 +26,7 @@ class EfficientAttention(nn.Module):
     def __init__(self, *, channels: int, heads: int = 1) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.proj = (
-            nn.Linear(channels, channels) for _ in range(4)
-        )
+        self.query, self.key, self.value, self.proj = (Linear(channels, channels) for _ in range(4))
 
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
         """The attended tokens."""
@@ -48,8 +47,8 @@ class TransposedAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=False)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
         """The attended tokens."""
@@ -67,12 +66,12 @@ class ReducedAttention(nn.Module):
     def __init__(self, *, channels: int, heads: int, ratio: int, dimensions: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.proj = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.key_value = nn.Linear(channels, 2 * channels)
+        self.query, self.proj = Linear(channels, channels), Linear(channels, channels)
+        self.key_value = Linear(channels, 2 * channels)
         self.ratio, self.pattern = ratio, _CELLS[dimensions]
         # Not a convolution of that step: torch 2.15's is wrong in bfloat16 for an even step of four
         # or more on a CPU with AMX.
-        self.reduce = nn.Linear(ratio**dimensions * channels, channels) if ratio > 1 else None
+        self.reduce = Linear(ratio**dimensions * channels, channels) if ratio > 1 else None
         self.norm = nn.LayerNorm(channels) if ratio > 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
@@ -94,10 +93,10 @@ class ConvolvedMlp(nn.Module):
 
     def __init__(self, *, channels: int, hidden: int, dimensions: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(channels, hidden)
+        self.expand = Linear(channels, hidden)
         self.conv = Depthwise(channels=hidden, side=3, dimensions=dimensions)
         self.norm = nn.LayerNorm(hidden)
-        self.contract = nn.Linear(hidden, channels)
+        self.contract = Linear(hidden, channels)
 
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
         """The mixed tokens."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.drop_in import Linear
 from medseg.nn.kernels import Kernels
 from medseg_kernels.selective_scan import selective_scan
 
@@ -37,12 +38,12 @@ class Mamba(nn.Module):
     ) -> None:
         super().__init__()
         inner = expansion * channels
-        self.proj_in = nn.Linear(channels, 2 * inner, bias=False)
+        self.proj_in = Linear(channels, 2 * inner, bias=False)
         self.orders = orders
         self.scans = nn.ModuleList(
             Scan(channels=inner, states=states, rank=-(-channels // 16)) for _ in orders
         )
-        self.proj_out = nn.Linear(inner, channels, bias=False)
+        self.proj_out = Linear(inner, channels, bias=False)
 
     def forward(self, x: Float[Tensor, "b n c"], *, slices: int = 1) -> Float[Tensor, "b n c"]:
         """The mixed tokens; `slices` (a divisor of n) is what the order "slices" goes by.
@@ -70,8 +71,8 @@ class Scan(nn.Module):
         self.kernels: Kernels = "fast"
         self.states, self.rank = states, rank
         self.conv = nn.Conv1d(channels, channels, KERNEL, groups=channels)
-        self.coefficients = nn.Linear(channels, rank + 2 * states, bias=False)
-        self.step = nn.Linear(rank, channels)
+        self.coefficients = Linear(channels, rank + 2 * states, bias=False)
+        self.step = Linear(rank, channels)
         self.log_decay = nn.Parameter(torch.arange(1, states + 1.0).log().repeat(channels, 1))
         self.skip = nn.Parameter(torch.ones(channels))
         self._initialize_steps()

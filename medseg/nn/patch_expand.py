@@ -6,6 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medseg.nn.drop_in import Linear
+
 _PATTERNS = {
     2: "b i j (p q) d -> b (i p) (j q) d",
     3: "b i j k (p q r) d -> b (i p) (j q) (k r) d",
@@ -22,7 +24,7 @@ class PatchExpand(nn.Module):
     def __init__(self, *, in_channels: int, out_channels: int, factors: tuple[int, ...]) -> None:
         super().__init__()
         self.factors = factors
-        self.expand = nn.Linear(in_channels, math.prod(factors) * out_channels, bias=False)
+        self.expand = Linear(in_channels, math.prod(factors) * out_channels, bias=False)
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... n d"]:

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.drop_in import Linear
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens, without positions."""
@@ -20,8 +22,8 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.attention_drop_rate = heads, attention_drop_rate
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = Linear(channels, channels)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.drop_in import Linear
 from medseg.nn.kernels import Kernels
 from medseg_kernels.mlstm import mlstm
 
@@ -52,16 +53,16 @@ class VisionLSTMLayer(nn.Module):
         self.backward = backward
         inner = EXPANSION * channels
         self.heads = heads_of(channels)
-        self.proj_up = nn.Linear(channels, 2 * inner, bias=False)
+        self.proj_up = Linear(channels, 2 * inner, bias=False)
         self.conv = nn.Conv1d(inner, inner, KERNEL, groups=inner)
         self.query, self.key, self.value = (
             BlockDiagonal(channels=inner, blocks=inner // self.heads) for _ in range(3)
         )
-        self.input_gate = nn.Linear(3 * inner, self.heads)
-        self.forget_gate = nn.Linear(3 * inner, self.heads)
+        self.input_gate = Linear(3 * inner, self.heads)
+        self.forget_gate = Linear(3 * inner, self.heads)
         self.norm = nn.Parameter(torch.zeros(inner))
         self.skip = nn.Parameter(torch.ones(inner))
-        self.proj_down = nn.Linear(inner, channels, bias=False)
+        self.proj_down = Linear(inner, channels, bias=False)
         self._initialize(channels, depth)
 
     def _initialize(self, channels: int, depth: int) -> None:
