@@ -1,8 +1,8 @@
 """Attention with decomposed relative positions on 2D and 3D token grids, global or windowed."""
 
-import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,12 +12,11 @@ from torch.nn import functional
 from medseg_kernels import gpu
 from medseg_kernels.axial_bias_attention import blocked, folded, operator, reference
 from medseg_kernels.axial_bias_attention.request import Request, Triple
+from medseg_kernels.choice import chosen
 
 __all__ = ["Backend", "axial_bias_attention", "refuses", "resized_table"]
 
 Backend = Literal["triton", "blocked", "folded", "reference"]
-
-log = logging.getLogger(__name__)
 
 
 def axial_bias_attention(
@@ -63,7 +62,9 @@ def axial_bias_attention(
         grid, window, shift = qkv[:, None], (1, *window), (0, *shift)
         rows = [rows[0].new_zeros(1, rows[0].shape[1]), *rows]
     request = Request(heads, _triple(window), _triple(shift))
-    out = _run(_chosen(grid, request, backend), grid, torch.cat(rows), padding, request)
+    refused = partial(refuses, qkv=grid, request=request)
+    name = chosen("axial_bias_attention", _BACKENDS, backend, refused)
+    out = _run(name, grid, torch.cat(rows), padding, request)
     return out[:, 0] if axes == 2 else out
 
 
@@ -96,19 +97,6 @@ def refuses(backend: str, qkv: Tensor, *, request: Request) -> str | None:
 
 
 _BACKENDS: tuple[Backend, ...] = ("triton", "blocked", "folded", "reference")
-
-
-def _chosen(qkv: Tensor, request: Request, backend: Backend | None) -> Backend:
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"axial_bias_attention: there is no backend {backend!r}")
-    for name in _BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, qkv, request=request)
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"axial_bias_attention: backend {name!r} refuses: {refusal}")
-        log.debug("axial_bias_attention: backend %r refuses: %s", name, refusal)
-    raise AssertionError("the reference refuses nothing")
 
 
 def _run(

@@ -1,19 +1,18 @@
 """Convolutions in three dimensions of step 1 that keep a map's size."""
 
-import logging
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_kernels import choice
 from medseg_kernels.convolution import operator
 
 __all__ = ["Backend", "chosen", "convolution", "refuses"]
 
 Backend = Literal["split", "winograd", "torch"]
-
-log = logging.getLogger(__name__)
 
 _BACKENDS: tuple[Backend, ...] = ("split", "winograd", "torch")
 
@@ -57,17 +56,7 @@ def chosen(x: Tensor, weight: Tensor, backend: Backend | None = None) -> Backend
     Raises:
         ValueError: `backend` refuses, or there is none of that name.
     """
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"convolution: there is no backend {backend!r}")
-    for name in _BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, x, weight)
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"convolution: backend {name!r} refuses: {refusal}")
-        if not torch.compiler.is_compiling():  # a graph has no place for it
-            log.debug("convolution: backend %r refuses: %s", name, refusal)
-    raise AssertionError("torch refuses nothing")
+    return choice.chosen("convolution", _BACKENDS, backend, partial(refuses, x=x, weight=weight))
 
 
 def refuses(backend: Backend, x: Tensor, weight: Tensor) -> str | None:

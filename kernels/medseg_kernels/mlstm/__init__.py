@@ -1,6 +1,5 @@
 """The mLSTM cell: attention whose memory fades, in time and memory linear in the tokens."""
 
-import logging
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -8,14 +7,13 @@ import torch
 from torch import Tensor
 
 from medseg_kernels import gpu
+from medseg_kernels.choice import chosen
 from medseg_kernels.mlstm import chunkwise, compiled, operator, reference
 from medseg_kernels.mlstm.given import Direction, Given, Lanes, lanes_of, of_heads
 
 __all__ = ["Backend", "Direction", "mlstm", "refuses"]
 
 Backend = Literal["triton", "compiled", "chunkwise", "torch", "parallel", "recurrent"]
-
-log = logging.getLogger(__name__)
 
 
 def mlstm(
@@ -57,7 +55,12 @@ def mlstm(
     given = Given(query, key, value, input_gate, forget_gate)
     _check(given, chunk, direction)
     lanes = lanes_of(direction, query.shape[1])
-    name = _chosen(given, chunk, backend)
+    name = chosen(
+        "mlstm",
+        get_args(Backend),
+        backend,
+        lambda name: refuses(query, backend=name, chunk=chunk),
+    )
     chunk = chunk or _likes(name, query)
     if name in _OPERATOR or query.numel() == 0:
         read = operator.forward(given, lanes, chunk=chunk, backend=name)
@@ -87,23 +90,6 @@ _PLAIN: dict[str, Callable[[Given, Lanes, int], Tensor]] = {
     "parallel": lambda given, lanes, _: reference.in_lanes(reference.parallel, given, lanes),
     "recurrent": lambda given, lanes, _: reference.in_lanes(reference.recurrent, given, lanes),
 }
-
-
-def _chosen(given: Given, chunk: int | None, backend: Backend | None) -> str:
-    if backend is not None and backend not in get_args(Backend):
-        raise ValueError(f"mlstm: there is no backend {backend!r}")
-    for name in _OPERATOR if backend is None else (backend,):
-        refusal = refuses(given.query, backend=name, chunk=chunk)
-        if refusal is None and backend is None and name == "triton" and gpu.interprets():
-            refusal = "its interpreter is for tests, which ask for it by name"
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"mlstm: backend {name!r} refuses: {refusal}")
-        # A traced graph would break here.
-        if not torch.compiler.is_compiling():
-            log.debug("mlstm: backend %r refuses: %s", name, refusal)
-    raise AssertionError("chunkwise refuses nothing")
 
 
 def _likes(name: str, query: Tensor) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_kernels.constant import constant
 from medseg_kernels.mlstm.given import Given, Lanes, alike, as_given, of_heads, room_for
 from medseg_kernels.native import NotCompiledError, address, in_threads, library
 
@@ -24,7 +25,7 @@ def refuses(query: Tensor) -> str | None:
     return _not_compiled()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _not_compiled() -> str | None:
     try:
         library(SOURCE)

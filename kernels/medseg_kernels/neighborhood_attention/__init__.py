@@ -1,20 +1,19 @@
 """Neighborhood attention on a 3D token grid: every token attends to the window around it."""
 
-import logging
 import math
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
 from medseg_kernels import gpu
+from medseg_kernels.choice import chosen
 from medseg_kernels.neighborhood_attention import operator, reference
 from medseg_kernels.neighborhood_attention.request import Request, Triple
 
 __all__ = ["Backend", "neighborhood_attention", "refuses"]
 
 Backend = Literal["triton", "tiled", "reference"]
-
-log = logging.getLogger(__name__)
 
 
 def neighborhood_attention(
@@ -50,7 +49,8 @@ def neighborhood_attention(
     _check(qkv, table, heads, window, dilation)
     scale = 1 / math.sqrt(qkv.shape[-1] // (3 * heads)) if scale is None else scale
     request = Request(heads, window, dilation, scale)
-    name = _chosen(qkv, request, backend)
+    refused = partial(refuses, qkv=qkv, request=request)
+    name = chosen("neighborhood_attention", _BACKENDS, backend, refused)
     if name == "reference":
         return reference.forward(qkv, table, request=request)
     return operator.forward(qkv, table, request=request, backend=name)
@@ -72,19 +72,6 @@ def refuses(backend: str, qkv: Tensor, *, request: Request) -> str | None:
 
 
 _BACKENDS: tuple[Backend, ...] = ("triton", "tiled", "reference")
-
-
-def _chosen(qkv: Tensor, request: Request, backend: Backend | None) -> Backend:
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"neighborhood_attention: there is no backend {backend!r}")
-    for name in _BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, qkv, request=request)
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"neighborhood_attention: backend {name!r} refuses: {refusal}")
-        log.debug("neighborhood_attention: backend %r refuses: %s", name, refusal)
-    raise AssertionError("the reference refuses nothing")
 
 
 def _check(qkv: Tensor, table: Tensor | None, heads: int, window: Triple, dilation: Triple) -> None:

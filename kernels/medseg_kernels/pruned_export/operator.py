@@ -4,12 +4,14 @@ It is defined by hand: a custom_op loads torch's compiler when it is called firs
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from medseg_kernels.choice import chosen
 from medseg_kernels.pruned_export import compiled, pruned, reference
-from medseg_kernels.pruned_export.backends import chosen
+from medseg_kernels.pruned_export.backends import BACKENDS, refuses
 from medseg_kernels.pruned_export.places import Places
 from medseg_kernels.pruned_export.source import Source
 
@@ -37,7 +39,8 @@ def _export(
 ) -> tuple[Tensor, Tensor]:
     i, j, k = map(Places, left, beyond)
     source, places = Source(values, counts, weight, bias), (i, j, k)
-    name = chosen(source, regions, backend)
+    refused = partial(refuses, source=source, values=regions)
+    name = chosen("pruned_export", BACKENDS, backend, refused)
     for side, place in zip(values.shape[1:], places, strict=True):
         _check(side, place)
     if name != "compiled":

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import logging
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels import gpu
+from medseg_kernels.choice import chosen
 from medseg_kernels.selective_scan import chunked, compiled, operator, reference
 from medseg_kernels.selective_scan.chunked import Given
 
@@ -17,8 +17,6 @@ __all__ = ["Backend", "refuses", "selective_scan"]
 
 Backend = Literal["triton", "compiled", "chunked", "torch", "mamba_ssm", "reference"]
 _SUPPLIER = "mamba_ssm.ops.selective_scan_interface"
-
-log = logging.getLogger(__name__)
 
 
 def selective_scan(
@@ -52,7 +50,12 @@ def selective_scan(
     """
     _check(x, step, decay, write, read, skip, block)
     given = Given(x, step, decay, write, read, skip)
-    name = _chosen(given, backend, block)
+    name = chosen(
+        "selective_scan",
+        get_args(Backend),
+        backend,
+        lambda name: refuses(x, backend=name, states=decay.shape[1], block=block),
+    )
     if name in _OPERATOR or x.numel() == 0:
         return operator.forward(given, block=block or _block(name, given), backend=name)
     # Tensors on the meta device are of no device that autocast knows.
@@ -77,23 +80,6 @@ _OTHERS: dict[str, Callable[[Given], Tensor]] = {
     "mamba_ssm": lambda given: importlib.import_module(_SUPPLIER).selective_scan_fn(*given),
     "reference": lambda given: reference.forward(*given),
 }
-
-
-def _chosen(given: Given, backend: Backend | None, block: int | None) -> str:
-    if backend is not None and backend not in get_args(Backend):
-        raise ValueError(f"selective_scan: there is no backend {backend!r}")
-    for name in _OPERATOR if backend is None else (backend,):
-        refusal = refuses(given.x, backend=name, states=given.decay.shape[1], block=block)
-        if refusal is None and backend is None and name == "triton" and gpu.interprets():
-            refusal = "its interpreter is for tests, which ask for it by name"
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"selective_scan: backend {name!r} refuses: {refusal}")
-        # A traced graph would break here.
-        if not torch.compiler.is_compiling():
-            log.debug("selective_scan: backend %r refuses: %s", name, refusal)
-    raise AssertionError("chunked refuses nothing")
 
 
 def _block(name: str, given: Given) -> int:

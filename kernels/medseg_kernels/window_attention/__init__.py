@@ -1,13 +1,14 @@
 """Attention inside the groups of a 3D token grid: windows, shifted windows, dilated groups."""
 
-import logging
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medseg_kernels import gpu
+from medseg_kernels.choice import chosen
 from medseg_kernels.window_attention import operator, reference
 from medseg_kernels.window_attention.plan import LARGEST_WINDOW
 from medseg_kernels.window_attention.request import Request, Triple
@@ -15,8 +16,6 @@ from medseg_kernels.window_attention.request import Request, Triple
 __all__ = ["Backend", "refuses", "window_attention"]
 
 Backend = Literal["triton", "grouped", "reference"]
-
-log = logging.getLogger(__name__)
 
 
 def window_attention(
@@ -57,7 +56,8 @@ def window_attention(
     """
     request = Request(heads, window, shift, dilation, prefix=position == "prefix")
     _check(qkv, table, padding, request)
-    name = _chosen(qkv, request, dropout, backend)
+    refused = partial(refuses, qkv=qkv, request=request, dropout=dropout)
+    name = chosen("window_attention", _BACKENDS, backend, refused)
     if name == "reference":
         return reference.forward(qkv, table, padding, request=request, dropout=dropout)
     return operator.forward(qkv, table, padding, request=request, backend=name)
@@ -85,22 +85,6 @@ def _triton_refuses(qkv: Tensor, request: Request) -> str | None:
 
 
 _BACKENDS: tuple[Backend, ...] = ("triton", "grouped", "reference")
-
-
-def _chosen(qkv: Tensor, request: Request, dropout: float, backend: Backend | None) -> Backend:
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"window_attention: there is no backend {backend!r}")
-    for name in _BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, qkv, request=request, dropout=dropout)
-        if refusal is None and backend is None and name == "triton" and gpu.interprets():
-            refusal = "its interpreter is for tests, which ask for it by name"
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"window_attention: backend {name!r} refuses: {refusal}")
-        if not torch.compiler.is_compiling():  # a traced graph would break here
-            log.debug("window_attention: backend %r refuses: %s", name, refusal)
-    raise AssertionError("the reference refuses nothing")
 
 
 def _check(qkv: Tensor, table: Tensor | None, padding: Tensor | None, request: Request) -> None:

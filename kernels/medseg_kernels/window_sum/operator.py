@@ -3,19 +3,18 @@
 It is defined by hand: a custom_op loads torch's compiler when it is called first.
 """
 
-import logging
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medseg_kernels import gpu
+from medseg_kernels.choice import chosen
 from medseg_kernels.window_sum import compiled, reference
 
 Backend = Literal["compiled", "triton", "reference"]
 BACKENDS: tuple[Backend, ...] = ("compiled", "triton", "reference")
-
-log = logging.getLogger(__name__)
 
 
 def refuses(backend: Backend, sums: Tensor, features: Tensor) -> str | None:
@@ -30,7 +29,8 @@ def refuses(backend: Backend, sums: Tensor, features: Tensor) -> str | None:
 def _add_window(
     sums: Tensor, counts: Tensor, features: Tensor, weight: Tensor, backend: str | None
 ) -> None:
-    name = _chosen(sums, features, backend)
+    refused = partial(refuses, sums=sums, features=features)
+    name = chosen("window_sum", BACKENDS, backend, refused)
     if sums.numel() == 0:
         return
     if name == "triton":
@@ -44,21 +44,6 @@ def _add_window_fake(
     sums: Tensor, counts: Tensor, features: Tensor, weight: Tensor, backend: str | None
 ) -> None:
     """Nothing is returned, and nothing else is made."""
-
-
-def _chosen(sums: Tensor, features: Tensor, backend: str | None) -> Backend:
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"window_sum: there is no backend {backend!r}")
-    for name in BACKENDS if backend is None else (backend,):
-        refusal = refuses(name, sums, features)
-        if refusal is None and backend is None and name == "triton" and gpu.interprets():
-            refusal = "its interpreter is for tests, which ask for it by name"
-        if refusal is None:
-            return name
-        if backend is not None:
-            raise ValueError(f"window_sum: backend {name!r} refuses: {refusal}")
-        log.debug("window_sum: backend %r refuses: %s", name, refusal)
-    raise AssertionError("the reference refuses nothing")
 
 
 _NAME = "medseg::add_window"
