@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 ROUNDING_MM = 1e-6
 STEPS = 2
 BLOCK = 4
-LEAF = 24
+LEAF = 64
 MOST_LOOKED_UP = 1 << 26
 
 Places = Int[np.ndarray, " n"]
