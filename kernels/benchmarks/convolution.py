@@ -31,7 +31,7 @@ COLUMNS = (
     "layer", "engine", "torch, channels first", "channels last", "here", "GFLOP/s", "ratio",
     "gradient of map", "of weight", "errors: torch", "here", "torch, gradient", "here",
 )  # fmt: skip
-REPEATS = 3
+REPEATS = 2
 CORNER, CHANNELS = 12, 4
 
 Run = Callable[[Tensor, Tensor], Tensor]

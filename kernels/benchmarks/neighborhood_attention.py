@@ -70,7 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gigabytes", type=float, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser.parse_args()
 
