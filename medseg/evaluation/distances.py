@@ -7,39 +7,60 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.spatial import KDTree
 
 # Two sums of the same spacings differ by rounding; a distance this close to a tolerance is within.
 ROUNDING_MM = 1e-6
-STEPS = 2
-BLOCK = 4
+MARGIN = 2
+BLOCKS = (6, 3, 1)
 LEAF = 64
-MOST_LOOKED_UP = 1 << 26
 
 Places = Int[np.ndarray, " n"]
 Points = Float[np.ndarray, "n 3"]
 
 
-@dataclass(frozen=True)
+def with_margin(array: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "x y z"]:
+    """The array in a frame of zeros: from a place inside, steps of the lattice stay in it."""
+    return np.pad(array, MARGIN)
+
+
+def strides(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """How far a step along i, j or k moves in the flat array, in the margin across its edge."""
+    return shape[1] * shape[2], shape[2], 1
+
+
 class Lattice:
-    """Where flat positions in an array lie."""
+    """Where flat positions in an array with a margin (`with_margin`) lie.
 
-    shape: tuple[int, int, int]
-    spacing_mm: Sequence[float]
+    It lends itself to one search at a time, for the marks that a search makes are kept here.
+    """
 
-    @property
-    def near_mm(self) -> float:
+    def __init__(self, shape: tuple[int, ...], spacing_mm: Sequence[float]) -> None:
+        self.shape, self.spacing_mm = shape, spacing_mm
+        self.near_mm = MARGIN * min(spacing_mm) + 2 * ROUNDING_MM
         """Up to here distances are looked up. A longer step may be no longer than a missing one."""
-        return STEPS * min(self.spacing_mm) + 2 * ROUNDING_MM
 
     @cached_property
-    def steps(self) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, "m 3"]]:
-        """Lengths in mm of all steps up to `near_mm`, the shortest first; the steps in voxels."""
-        steps = np.array(list(product(range(-STEPS, STEPS + 1), repeat=3)))
+    def steps(self) -> list[tuple[float, Int[np.ndarray, " m"]]]:
+        """The lengths in mm of steps up to `near_mm`, rising; how far those of each move."""
+        steps = np.array(list(product(range(-MARGIN, MARGIN + 1), repeat=3)))
         away = np.linalg.norm(steps * np.asarray(self.spacing_mm), axis=1)
-        order = np.argsort(away, kind="stable")[: np.count_nonzero(away < self.near_mm)]
-        return away[order], steps[order]
+        moves = steps @ strides(self.shape)
+        return [
+            (float(length), moves[away == length])
+            for length in np.unique(away[away < self.near_mm])
+        ]
+
+    def sides(self, side: int) -> list[int]:
+        """Sides in voxels of a block about as long in mm as `side` voxels of the finest axis."""
+        length_mm = side * min(self.spacing_mm)
+        return [max(1, round(length_mm / spacing)) for spacing in self.spacing_mm]
+
+    @cached_property
+    def marks(self) -> Bool[np.ndarray, " n"]:
+        """A mark for each place of the array, none of them set."""
+        return np.zeros(math.prod(self.shape), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +76,9 @@ class Sites:
         return np.unravel_index(self.places, self.lattice.shape)
 
     @cached_property
-    def ends(self) -> list[tuple[int, int]]:
-        """The least and the largest index along each axis."""
-        return [(int(axis.min()), int(axis.max())) for axis in self.index]
-
-    def points_mm(self, chosen: Int[np.ndarray, " m"] | slice = slice(None)) -> Points:
-        """The chosen ones in mm."""
-        index = np.stack([axis[chosen] for axis in self.index], axis=1)
-        return index * np.asarray(self.lattice.spacing_mm)
+    def points_mm(self) -> Points:
+        """Where they lie, in mm."""
+        return np.stack(self.index, axis=1) * np.asarray(self.lattice.spacing_mm)
 
 
 class Distances:
@@ -70,75 +86,81 @@ class Distances:
 
     Neighbors are looked up, the nearest first, which is all where a prediction is good. For the
     rest, the distance of a point differs from that of another by no more than the two lie apart:
-    those of one point a block tell between what bounds the others lie.
+    those of one point a block tell between what bounds the others lie. The blocks become smaller,
+    and only what is still open is asked for again.
     """
 
     def __init__(self, sites: Sites, others: Sites, *, look_mm: float = math.inf) -> None:
         """Beyond `look_mm` nothing is looked up: for one who asks only what is within it."""
         self._sites, self._others, self._lattice = sites, others, sites.lattice
-        self._low, self._far = _near(sites, others, min(look_mm, self._lattice.near_mm))
+        self._low, far = _near(sites, others, min(look_mm, self._lattice.near_mm))
         self._high = self._low.copy()
-        self._high[self._far] = np.inf
+        self._high[far] = np.inf
 
     def within(self, reach_mm: float) -> Bool[np.ndarray, " n"]:
         """Which are no longer than `reach_mm`."""
-        if self._far.size and reach_mm >= self._low[self._far[0]]:
-            self._bound()
-        self._measure((self._low <= reach_mm) & (self._high > reach_mm))
+        for block in BLOCKS:
+            self._tighten((self._low <= reach_mm) & (self._high > reach_mm), block)
         return self._high <= reach_mm
 
-    def most(self, share: float) -> float:
-        """A bound on `percentile`."""
-        self._bound()
-        rank = math.ceil(share * (len(self._high) - 1))
-        return float(np.partition(self._high, rank)[rank])
+    def percentile(self, share: float, at_least: float = 0.0) -> float:
+        """The distance that a `share` of them does not exceed, linear between two of them.
 
-    def percentile(self, share: float) -> float:
-        """The distance that a `share` of them does not exceed, linear between two of them."""
-        most = self.most(share)
+        `at_least` is returned as soon as it is certain that the percentile is no larger.
+        """
         rank = share * (len(self._high) - 1)
         ranks = int(rank), math.ceil(rank)
-        least = np.partition(self._low, ranks[0])[ranks[0]]
-        self._measure((self._high >= least) & (self._low <= most))
+        for block in BLOCKS:
+            least = np.partition(self._low, ranks[0])[ranks[0]]
+            most = np.partition(self._high, ranks[1])[ranks[1]]
+            if most <= at_least:
+                return at_least
+            self._tighten((self._high >= least) & (self._low <= most), block)
         low, high = np.partition(self._high, ranks)[list(ranks)]
-        return float(low + (rank - ranks[0]) * (high - low))
-
-    @cached_property
-    def _points(self) -> Points:
-        return self._sites.points_mm(self._far)
+        return max(at_least, float(low + (rank - ranks[0]) * (high - low)))
 
     @cached_property
     def _tree(self) -> KDTree:
-        points = self._others.points_mm()
+        points = self._others.points_mm
         return KDTree(points, leafsize=LEAF, balanced_tree=False, compact_nodes=False)
 
-    def _bound(self) -> None:
-        """Bounds of the far ones, once."""
-        far = self._far
-        if not (far.size and np.isinf(self._high[far[0]])):
+    def _tighten(self, wanted: Bool[np.ndarray, " n"], block: int) -> None:
+        """Bounds of those wanted that are not known yet, from one measured point a block."""
+        open_ = np.flatnonzero(wanted & (self._low < self._high))
+        if not open_.size:
             return
-        one_of = _one_of(self._points, self._lattice)
+        points = self._sites.points_mm.take(open_, axis=0)
+        if block == 1:
+            self._low[open_] = self._high[open_] = self._tree.query(points)[0]
+            return
+        one_of = _one_of(
+            [axis.take(open_) for axis in self._sites.index], self._lattice.sides(block)
+        )
         chosen = np.flatnonzero(one_of == np.arange(len(one_of)))
         measured = np.zeros(len(one_of))
-        measured[chosen] = self._tree.query(self._points[chosen])[0]
-        away = np.linalg.norm(self._points - self._points[one_of], axis=1) * (1 + ROUNDING_MM)
-        self._low[far] = np.maximum(self._low[far], measured[one_of] - away)
-        self._high[far] = measured[one_of] + away
-
-    def _measure(self, wanted: Bool[np.ndarray, " n"]) -> None:
-        open_ = np.flatnonzero(wanted[self._far] & (self._low[self._far] < self._high[self._far]))
-        if open_.size:
-            places = self._far[open_]
-            self._low[places] = self._high[places] = self._tree.query(self._points[open_])[0]
+        measured[chosen] = self._tree.query(points[chosen])[0]
+        step = points - points.take(one_of, axis=0)
+        away = np.sqrt(np.einsum("nd,nd->n", step, step)) * (1 + ROUNDING_MM)
+        of_one = measured.take(one_of)
+        self._low[open_] = np.maximum(self._low.take(open_), of_one - away)
+        self._high[open_] = np.minimum(self._high.take(open_), of_one + away)
 
 
-def _one_of(points: Points, lattice: Lattice) -> Int[np.ndarray, " n"]:
-    """For each point the number of one that is not far: all of a block share it."""
-    sides_mm = np.maximum(BLOCK * min(lattice.spacing_mm), lattice.spacing_mm)
-    i, j, k = ((points - points.min(axis=0)) // sides_mm).astype(np.int64).T
-    block = (i * (j.max() + 1) + j) * (k.max() + 1) + k
-    one_of = np.empty(int(block.max()) + 1, dtype=np.int64)
-    one_of[block] = np.arange(len(points))
+def _one_of(index: Sequence[Places], sides: Sequence[int]) -> Int[np.ndarray, " n"]:
+    """For each point the number of one that is not far: all of a block share it.
+
+    It lies near the middle of the block if one does.
+    """
+    block = np.zeros(len(index[0]), dtype=np.intp)
+    off = np.zeros(len(block), dtype=np.intp)
+    for axis, side in zip(index, sides, strict=True):
+        along = axis // side
+        off += np.abs(axis - along * side - side // 2)
+        first = along.min()
+        block = block * (along.max() - first + 1) + along - first
+    one_of = np.empty(block.max() + 1, dtype=np.intp)
+    for of_these in (slice(None), off <= sum(sides) // 6):
+        one_of[block[of_these]] = np.arange(len(block))[of_these]
     return one_of[block]
 
 
@@ -146,25 +168,18 @@ def _near(
     sites: Sites, others: Sites, look_mm: float
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     """Distances up to `look_mm`, for others just more; and the numbers of those others."""
-    ends = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(sites.ends, others.ends, strict=True)]
-    low = [first - STEPS for first, _ in ends]
-    sides = np.array([last - first + 2 * STEPS + 1 for first, last in ends])
-    left = np.arange(len(sites.places))
-    if sides.prod() > MOST_LOOKED_UP:
-        return np.zeros(len(left)), left
-    strides = np.array([sides[1] * sides[2], sides[2], 1])
-    taken = np.zeros(int(sides.prod()), dtype=bool)
-    begin = strides @ low
-    flat, taken_at = (
-        one.index[0] * strides[0] + one.index[1] * strides[1] + one.index[2] - begin
-        for one in (sites, others)
-    )
-    taken[taken_at] = True
-    distances = np.full(len(left), look_mm * (1 + ROUNDING_MM))
-    lengths, steps = sites.lattice.steps
-    looked = np.count_nonzero(lengths <= look_mm)
-    for away, step in zip(lengths[:looked], steps[:looked] @ strides, strict=True):
-        hit = np.take(taken, flat + step)
-        distances[left[hit]] = away
-        left, flat = left[~hit], flat[~hit]
+    distances = np.full(len(sites.places), look_mm * (1 + ROUNDING_MM))
+    left, places = np.arange(len(distances)), sites.places
+    marks = sites.lattice.marks
+    marks[others.places] = True
+    for length, moves in sites.lattice.steps:
+        if length > look_mm:
+            break
+        hit = marks.take(places + moves[0])
+        for move in moves[1:]:
+            hit |= marks.take(places + move)
+        distances[left.compress(hit)] = length
+        missed = np.flatnonzero(~hit)
+        left, places = left.take(missed), places.take(missed)
+    marks[others.places] = False
     return distances, left

@@ -12,7 +12,7 @@ from itertools import pairwise, permutations, product
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
-from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Sites
+from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Sites, strides
 
 POINTS_AT_ONCE = 1 << 16
 Corner = tuple[int, int, int]
@@ -45,29 +45,28 @@ TRIANGLES: tuple[tuple[tuple[Corner, ...], tuple[Corner, ...]], ...] = (
 class Elements:
     """A mask's surface: flat positions of corner points, each once, and the kind at each.
 
-    The corner point (i, j, k) lies between the voxels i - 1 and i, and so on, so that there is one
-    more along each axis than there are voxels.
+    A corner point has the position of the first of the eight voxels around it.
     """
 
     places: Int[np.ndarray, " n"]
     kinds: UInt8[np.ndarray, " n"]
 
 
-def surface_elements(indices: Integer[np.ndarray, "i j k"], count: int) -> list[Elements]:
-    """Surface elements of masks 1..count, all in one pass; what is beyond the volume is outside.
+def surface_elements(indices: Integer[np.ndarray, "x y z"], count: int) -> list[Elements]:
+    """Surface elements of masks 1..count, all in one pass.
 
-    `indices` holds for each voxel the mask it belongs to, 0 for none.
+    `indices` holds for each voxel the mask it belongs to, 0 for none. It has a margin
+    (`distances.with_margin`), so that what is beyond the volume is outside.
     """
-    around = np.pad(indices, 1)
-    low = high = around
-    for axis in range(3):
-        before, after = [slice(None)] * 3, [slice(None)] * 3
-        before[axis], after[axis] = slice(None, -1), slice(1, None)
-        low = np.minimum(low[tuple(before)], low[tuple(after)])
-        high = np.maximum(high[tuple(before)], high[tuple(after)])
+    flat = indices.reshape(-1)
+    low = high = flat
+    for stride in strides(indices.shape):
+        low = np.minimum(low[:-stride], low[stride:])
+        high = np.maximum(high[:-stride], high[stride:])
     points = np.flatnonzero(low != high)
+    steps = np.array(CORNERS) @ strides(indices.shape)
     parts = [
-        _elements_at(around, low.shape, points[start : start + POINTS_AT_ONCE])
+        _elements_at(flat, steps, points[start : start + POINTS_AT_ONCE])
         for start in range(0, len(points), POINTS_AT_ONCE)
     ]
     owners, places, kinds = (
@@ -80,16 +79,10 @@ def surface_elements(indices: Integer[np.ndarray, "i j k"], count: int) -> list[
 
 
 def elements_nsd(
-    prediction: Elements,
-    truth: Elements,
-    *,
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    tolerance_mm: float,
+    prediction: Elements, truth: Elements, lattice: Lattice, tolerance_mm: float
 ) -> float:
-    """Share of the area of both surfaces within the tolerance of the other; `shape` in voxels."""
-    areas = element_areas_mm2(*spacing_mm)
-    lattice = Lattice((shape[0] + 1, shape[1] + 1, shape[2] + 1), spacing_mm)
+    """Share of the area of both surfaces within the tolerance of the other."""
+    areas = element_areas_mm2(*lattice.spacing_mm)
     reach_mm = tolerance_mm + ROUNDING_MM
     sites = [Sites(elements.places, lattice) for elements in (prediction, truth)]
     within = whole = 0.0
@@ -123,27 +116,40 @@ def _moved(corner: Corner, axes: tuple[int, ...], mirror: Corner) -> Corner:
 
 
 def _elements_at(
-    around: Integer[np.ndarray, "x y z"],
-    shape: tuple[int, ...],
+    flat: Integer[np.ndarray, " size"],
+    steps: Int[np.ndarray, "8"],
     points: Int[np.ndarray, " n"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks, flat places and kinds of all elements at some corner points."""
-    strides = (around.shape[1] * around.shape[2], around.shape[2], 1)
-    index = np.unravel_index(points, shape)
-    first = sum(side * stride for side, stride in zip(index, strides, strict=True))
-    steps = [sum(o * s for o, s in zip(corner, strides, strict=True)) for corner in CORNERS]
-    flat = around.reshape(-1)
-    voxels = [flat[first + step] for step in steps]
-    cubes = np.stack(voxels, axis=1)
-    owners, places, kinds = [], [], []
-    for number, voxel in enumerate(voxels):
+    cubes = np.stack([flat.take(points + step) for step in steps])
+    highest, lowest = cubes.max(axis=0), cubes.min(axis=0)
+    of_highest, of_lowest = _kinds(cubes, highest), _kinds(cubes, lowest)
+    held = np.flatnonzero(lowest)
+    owners, places, kinds = (
+        [highest, lowest[held]],
+        [points, points[held]],
+        [of_highest, of_lowest[held]],
+    )
+    # Nearly everywhere two masks meet, or one and none. What else there is goes voxel by voxel.
+    many = np.flatnonzero(of_highest | of_lowest != 255)
+    cubes, highest, lowest = cubes[:, many], highest[many], lowest[many]
+    for number, voxel in enumerate(cubes):
         # A mask with several of the eight voxels is told by its first one.
-        is_first = voxel != 0
-        for earlier in voxels[:number]:
+        is_first = (voxel != highest) & (voxel != lowest)
+        for earlier in cubes[:number]:
             is_first &= voxel != earlier
         told = np.flatnonzero(is_first)
-        owner = voxel[told]
-        owners.append(owner)
-        places.append(points[told])
-        kinds.append(np.packbits(cubes[told] == owner[:, None], bitorder="little"))
+        owners.append(voxel[told])
+        places.append(points[many[told]])
+        kinds.append(_kinds(cubes[:, told], voxel[told]))
     return np.concatenate(owners), np.concatenate(places), np.concatenate(kinds)
+
+
+def _kinds(
+    cubes: Integer[np.ndarray, "8 n"], owner: Integer[np.ndarray, " n"]
+) -> UInt8[np.ndarray, " n"]:
+    """A bit for each of the eight voxels that is the owner's."""
+    kinds = np.zeros(len(owner), dtype=np.uint8)
+    for bit, voxel in enumerate(cubes):
+        kinds |= (voxel == owner).view(np.uint8) << np.uint8(bit)
+    return kinds

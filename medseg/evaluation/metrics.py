@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from medseg.evaluation.distances import Lattice, with_margin
 from medseg.evaluation.elements import Elements, elements_nsd, surface_elements
 from medseg.evaluation.surface import border_voxels, surface_scores
 from medseg.fault import InputFault
@@ -175,26 +176,28 @@ Surface = TypeVar("Surface", np.ndarray, Elements)
 
 @dataclass(frozen=True)
 class _Pair:
-    """Both maps as class indices, cut to the box that holds all foreground of either."""
+    """Both maps as class indices, cut to the box of all foreground of either, and a margin."""
 
     prediction: np.ndarray
     truth: np.ndarray
     confusion: np.ndarray
     index_of: Mapping[int, int]
-    spacing_mm: tuple[float, float, float]
+    lattice: Lattice
     voxel_ml: float
 
     @classmethod
     def of(cls, prediction: LabelVolume, truth: LabelVolume, target: Target) -> "_Pair":
         values = target.labels.values
         box = _foreground_box(prediction.array, truth.array)
-        indices = [_as_indices(volume.array[box], values) for volume in (prediction, truth)]
+        indices = [
+            with_margin(_as_indices(volume.array[box], values)) for volume in (prediction, truth)
+        ]
         return cls(
             prediction=indices[0],
             truth=indices[1],
             confusion=_confusion(indices[0], indices[1], len(values) + 1),
             index_of={value: place for place, value in enumerate(values, start=1)},
-            spacing_mm=truth.grid.spacing_mm,
+            lattice=Lattice(indices[0].shape, truth.grid.spacing_mm),
             voxel_ml=truth.grid.voxel_volume_mm3 / 1000,
         )
 
@@ -225,13 +228,7 @@ class _Pair:
         """The scores with the NSD of surface elements; where a mask is empty they stay."""
         if scores.volume_ml == 0 or scores.truth_volume_ml == 0:
             return scores
-        nsd = elements_nsd(
-            *elements,
-            shape=self.truth.shape,
-            spacing_mm=self.spacing_mm,
-            tolerance_mm=tolerance_mm,
-        )
-        return replace(scores, nsd=nsd)
+        return replace(scores, nsd=elements_nsd(*elements, self.lattice, tolerance_mm))
 
     def scores(
         self, structure: Structure, borders: tuple[np.ndarray, np.ndarray], tolerance_mm: float
@@ -245,12 +242,7 @@ class _Pair:
             return Scores(1.0, 1.0, 0.0, *volumes)
         if predicted == 0 or true == 0:
             return Scores(0.0, 0.0, math.nan, *volumes)
-        of_borders = surface_scores(
-            *borders,
-            shape=self.truth.shape,
-            spacing_mm=self.spacing_mm,
-            tolerance_mm=tolerance_mm,
-        )
+        of_borders = surface_scores(*borders, self.lattice, tolerance_mm)
         return Scores(
             dice=2 * common / (predicted + true),
             nsd=of_borders.nsd,

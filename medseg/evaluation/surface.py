@@ -6,14 +6,13 @@ surface-distance puts weighted surface elements between voxels instead (`element
 other NSDs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Integer
 
-from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Places, Sites
+from medseg.evaluation.distances import ROUNDING_MM, Distances, Lattice, Places, Sites, strides
 
 PERCENTILE = 0.95
 
@@ -28,44 +27,35 @@ class SurfaceScores:
     """Share of all border voxels that lie within the tolerance of the other border."""
 
 
-def border_voxels(indices: Integer[np.ndarray, "i j k"], count: int) -> list[Places]:
-    """Border voxels of masks 1..count, as rising flat positions in `indices` (i, j, k).
+def border_voxels(indices: Integer[np.ndarray, "x y z"], count: int) -> list[Places]:
+    """Border voxels of masks 1..count, as rising flat positions in `indices` (x, y, z).
 
-    `indices` holds for each voxel the mask it belongs to, 0 for none: all masks in one pass.
+    `indices` holds for each voxel the mask it belongs to, 0 for none: all masks in one pass. It has
+    a margin (`distances.with_margin`), so that what is beyond the volume is outside.
     """
-    border = np.zeros(indices.shape, dtype=bool)
-    for axis in range(3):
-        voxels, edge = np.moveaxis(indices, axis, 0), np.moveaxis(border, axis, 0)
-        differs = voxels[1:] != voxels[:-1]
-        edge[1:] |= differs
-        edge[:-1] |= differs
-        edge[0] = True
-        edge[-1] = True
-    border &= indices != 0
+    flat = indices.reshape(-1)
+    border = np.zeros(flat.shape, dtype=bool)
+    for stride in strides(indices.shape):
+        differs = flat[stride:] != flat[:-stride]
+        border[stride:] |= differs
+        border[:-stride] |= differs
+    border &= flat != 0
     places = np.flatnonzero(border)
-    owners = indices.ravel()[places]
+    owners = flat[places]
     order = np.argsort(owners, kind="stable")
     ends = np.searchsorted(owners[order], np.arange(1, count + 2))
     return [places[order[a:b]] for a, b in pairwise(ends)]
 
 
 def surface_scores(
-    prediction: np.ndarray,
-    truth: np.ndarray,
-    *,
-    shape: tuple[int, int, int],
-    spacing_mm: Sequence[float],
-    tolerance_mm: float,
+    prediction: Places, truth: Places, lattice: Lattice, tolerance_mm: float
 ) -> SurfaceScores:
-    """Scores of two borders that are not empty, given as flat positions in a volume of `shape`."""
-    lattice = Lattice(shape, spacing_mm)
+    """Scores of two borders that are not empty, given as flat positions in a lattice."""
     one, other = Sites(prediction, lattice), Sites(truth, lattice)
     both = Distances(one, other), Distances(other, one)
     reach_mm = tolerance_mm + ROUNDING_MM
     within = sum(int(np.count_nonzero(distances.within(reach_mm))) for distances in both)
-    longer, shorter = sorted(both, key=lambda distances: -distances.most(PERCENTILE))
-    hd95_mm = longer.percentile(PERCENTILE)
-    # Often it is certain that the other direction's is no longer.
-    if shorter.most(PERCENTILE) > hd95_mm:
-        hd95_mm = max(hd95_mm, shorter.percentile(PERCENTILE))
+    hd95_mm = 0.0
+    for distances in both:
+        hd95_mm = distances.percentile(PERCENTILE, at_least=hd95_mm)
     return SurfaceScores(hd95_mm, within / (len(prediction) + len(truth)))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.spatial import KDTree
 
 from medseg.evaluation import distances as module
-from medseg.evaluation.distances import Distances, Lattice, Sites
+from medseg.evaluation.distances import MARGIN, Distances, Lattice, Sites, with_margin
 
 FEW = settings(derandomize=True, max_examples=40, deadline=None)
 sides = st.sampled_from([0.3, 1.0, 1.7, 6.0])
@@ -17,9 +17,10 @@ def drawn(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float
     size = int(np.prod(shape))
     others = np.unique(rng.integers(0, max(1, size // rng.integers(1, 9)), 60))
     places = np.unique(np.append(rng.integers(0, size, 200), others[: rng.integers(0, 60)]))
-    lattice = Lattice(shape, spacing_mm)
-    sites, others = Sites(places, lattice), Sites(others, lattice)
-    expected = KDTree(others.points_mm()).query(sites.points_mm())[0]
+    lattice = Lattice(tuple(side + 2 * MARGIN for side in shape), spacing_mm)
+    inside = np.flatnonzero(with_margin(np.ones(shape, dtype=bool)))
+    sites, others = Sites(inside[places], lattice), Sites(inside[others], lattice)
+    expected = KDTree(others.points_mm).query(sites.points_mm)[0]
     return sites, others, expected
 
 
@@ -33,8 +34,10 @@ def test_percentiles_and_what_is_within_reach_are_those_of_all_distances(
     if seed % 2:
         assert (found.within(reach_mm) == (expected <= reach_mm)).all()
     percentile = float(np.percentile(expected, 100 * share))
-    assert found.most(share) >= percentile - 1e-9
-    assert found.percentile(share) == pytest.approx(percentile, abs=1e-9)
+    for at_least in (0.0, percentile - 0.1, percentile + 0.1):
+        found = Distances(sites, others)
+        expected_now = max(percentile, at_least)
+        assert found.percentile(share, at_least) == pytest.approx(expected_now, abs=1e-9)
     few = Distances(sites, others, look_mm=reach_mm)
     assert (few.within(reach_mm) == (expected <= reach_mm)).all()
     assert (found.within(reach_mm) == (expected <= reach_mm)).all()
@@ -48,13 +51,18 @@ def test_a_reach_within_the_looked_up_steps_needs_no_tree(monkeypatch) -> None:
     assert (found.within(1.5) == (expected <= 1.5)).all()
 
 
-def test_where_the_box_is_too_large_to_look_up_the_tree_alone_decides(monkeypatch) -> None:
-    monkeypatch.setattr(module, "MOST_LOOKED_UP", 10)
-    sites, others, expected = drawn(4, (17, 23, 19), (1.0, 2.0, 1.5))
-    for reach_mm in (0.0, 1.0, 7.0):
-        found = Distances(sites, others)
-        assert (found.within(reach_mm) == (expected <= reach_mm)).all()
-        assert found.percentile(0.95) == pytest.approx(np.percentile(expected, 95), abs=1e-9)
+def test_a_search_leaves_no_marks_for_the_next() -> None:
+    sites, others, _ = drawn(4, (17, 23, 19), (1.0, 2.0, 1.5))
+    Distances(sites, others)
+    assert not sites.lattice.marks.any()
+
+
+def test_what_a_percentile_cannot_pass_is_not_measured(monkeypatch) -> None:
+    sites, others, expected = drawn(3, (17, 23, 19), (1.0, 1.0, 1.5))
+    monkeypatch.setattr(module, "BLOCKS", (1,))
+    monkeypatch.setattr(module, "KDTree", None)
+    share = np.count_nonzero(expected <= 1.5) / len(expected) / 2
+    assert Distances(sites, others).percentile(share, at_least=2.0) == 2.0
 
 
 def test_few_distances_are_measured_one_by_one(monkeypatch) -> None:
@@ -66,9 +74,12 @@ def test_few_distances_are_measured_one_by_one(monkeypatch) -> None:
         return query(self, points)
 
     monkeypatch.setattr(KDTree, "query", counted)
-    plane = np.arange(64 * 64)
-    lattice = Lattice((64, 64, 64), (1.0, 1.0, 1.0))
-    tilted = plane + 64 * 64 * (10 + plane // 64 // 2)
+    side = 64 + 2 * MARGIN
+    i, j, k = np.unravel_index(np.arange(64**3), (64, 64, 64))
+    inside = ((i + MARGIN) * side + j + MARGIN) * side + k + MARGIN
+    lattice = Lattice((side, side, side), (1.0, 1.0, 1.0))
+    is_tilted = i == 10 + j // 2
+    plane, tilted = inside[i == 0], inside[is_tilted]
     found = Distances(Sites(tilted, lattice), Sites(plane, lattice))
-    assert found.percentile(0.95) == pytest.approx(np.percentile(tilted // 4096, 95))
+    assert found.percentile(0.95) == pytest.approx(np.percentile(i[is_tilted], 95))
     assert sum(asked) < len(plane) / 3

@@ -6,6 +6,7 @@ import torch
 from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 from scipy import ndimage
 
+from medseg.evaluation.distances import MARGIN, Lattice, with_margin
 from medseg.evaluation.elements import (
     CORNERS,
     Elements,
@@ -53,18 +54,18 @@ def test_all_256_areas_are_those_of_the_published_table(
 def test_a_plane_has_its_area_and_a_large_ball_nearly_so() -> None:
     block = np.zeros((12, 12, 12), dtype=np.uint8)
     block[:6] = 1
-    (found,) = surface_elements(block, 1)
-    inner = found.kinds[(found.places // 169 == 6)]
+    (found,) = surface_elements(with_margin(block), 1)
+    inner = found.kinds[found.places // 16**2 == 5 + MARGIN]
     assert np.bincount(inner).max() == 11 * 11
     assert element_areas_mm2(1, 2, 3)[np.bincount(inner).argmax()] == pytest.approx(6)
     away = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
-    (ball,) = surface_elements((away < 25).astype(np.uint8), 1)
+    (ball,) = surface_elements(with_margin(away < 25).view(np.uint8), 1)
     area = element_areas_mm2(1, 1, 1)[ball.kinds].sum()
     assert area == pytest.approx(4 * np.pi * 25**2, rel=0.1)
 
 
 def test_masks_in_one_pass_are_those_of_each_alone() -> None:
-    indices = masks(6)
+    indices = with_margin(masks(6))
     together = surface_elements(indices, 7)
     for value in range(1, 7):
         (alone,) = surface_elements((indices == value).astype(np.uint8), 1)
@@ -81,24 +82,21 @@ def test_the_nsd_is_that_of_deepminds_surface_distance(deepminds, tolerance_mm: 
         warnings.simplefilter("ignore")
         distances = deepminds.compute_surface_distances(truth, prediction, SPACING_MM)
     theirs = deepminds.compute_surface_dice_at_tolerance(distances, tolerance_mm + 1e-6)
-    ours = elements_nsd(
-        surface_elements(prediction.view(np.uint8), 1)[0],
-        surface_elements(truth.view(np.uint8), 1)[0],
-        shape=truth.shape,
-        spacing_mm=SPACING_MM,
-        tolerance_mm=tolerance_mm,
-    )
+    around = [with_margin(mask).view(np.uint8) for mask in (prediction, truth)]
+    one, other = (surface_elements(indices, 1)[0] for indices in around)
+    ours = elements_nsd(one, other, Lattice(around[0].shape, SPACING_MM), tolerance_mm)
     assert ours == pytest.approx(theirs, abs=1e-9)
     assert ours > 0
 
 
 def test_more_points_than_are_taken_at_once() -> None:
-    noise = (np.random.default_rng(0).random((60, 60, 60)) < 0.5).astype(np.uint8)
+    noise = with_margin(np.random.default_rng(0).random((60, 60, 60)) < 0.5).view(np.uint8)
     (found,) = surface_elements(noise, 1)
     assert len(found.places) > 2 * 65_536
-    around = torch.from_numpy(np.pad(noise, 1))[None, None].float()
+    around = torch.from_numpy(noise)[None, None].float()
     weights = torch.tensor([1.0 * (1 << n) for n in range(8)]).reshape(1, 1, 2, 2, 2)
-    kinds = torch.nn.functional.conv3d(around, weights)[0, 0].numpy().astype(np.uint8).ravel()
+    kinds = torch.nn.functional.conv3d(around, weights)[0, 0].numpy().astype(np.uint8)
+    kinds = np.pad(kinds, (0, 1)).ravel()
     places = np.flatnonzero((kinds != 0) & (kinds != 255))
     for one, other in zip(by_place(found), (places, kinds[places]), strict=True):
         np.testing.assert_array_equal(one, other)

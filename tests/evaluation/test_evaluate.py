@@ -130,10 +130,9 @@ def test_a_folder_that_is_not_there_or_empty_is_refused(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for other in (tmp_path / "nowhere", tmp_path / "empty"):
-        paths = [*folders]
-        paths[which] = other
+        prediction, truth = (other if n == which else path for n, path in enumerate(folders))
         with pytest.raises(InputFault, match=other.name) as fault:
-            evaluate(*paths, LABELS)
+            evaluate(prediction, truth, LABELS)
         assert fault.value.code == "E_NODATA"
 
 
