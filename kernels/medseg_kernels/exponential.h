@@ -2,21 +2,12 @@
 
 #include "vectors.h"
 
-typedef int integers __attribute__((vector_size(4 * LANES)));
-
-INLINE vec choose(integers where, vec yes, vec no)
-{
-    return (vec)((where & (integers)yes) | (~where & (integers)no));
-}
-
 /* e^x to two units in the last place, for an x as far out as float can hold the result. */
 INLINE vec power(vec x)
 {
     static const float terms[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
                                   1.6666665459e-1f, 5.0000001201e-1f};
-    const vec low = splat(-87.3f), high = splat(88.7f);
-    x = choose(x < low, low, x);
-    x = choose(x > high, high, x);
+    x = smaller(splat(88.7f), larger(splat(-87.3f), x));
     /* Adding 1.5 * 2^23 leaves the nearest integer in the last bits. */
     const vec shifted = plus(splat(12582912.f), x, splat(1.44269504f));
     const vec whole = shifted - 12582912.f;

@@ -39,5 +39,24 @@ INLINE vec plus(vec c, vec a, vec b)
 #endif
 }
 
+typedef int integers __attribute__((vector_size(4 * LANES)));
+
+INLINE vec choose(integers where, vec yes, vec no)
+{
+    return (vec)((where & (integers)yes) | (~where & (integers)no));
+}
+
+/* The larger or smaller of each two numbers, `other` where one is no number. */
+#if defined(__AVX512F__)
+INLINE vec larger(vec one, vec other) { return (vec)_mm512_max_ps((__m512)one, (__m512)other); }
+INLINE vec smaller(vec one, vec other) { return (vec)_mm512_min_ps((__m512)one, (__m512)other); }
+#elif defined(__FMA__)
+INLINE vec larger(vec one, vec other) { return (vec)_mm256_max_ps((__m256)one, (__m256)other); }
+INLINE vec smaller(vec one, vec other) { return (vec)_mm256_min_ps((__m256)one, (__m256)other); }
+#else
+INLINE vec larger(vec one, vec other) { return choose(one > other, one, other); }
+INLINE vec smaller(vec one, vec other) { return choose(one < other, one, other); }
+#endif
+
 static number least(number one, number other) { return one < other ? one : other; }
 static number up(number value, number step) { return (value + step - 1) / step * step; }

@@ -10,8 +10,8 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from medseg_kernels.attend import attend
 from medseg_kernels.axial_bias_attention.request import Request, offsets
 from medseg_kernels.axial_bias_attention.windows import Kind, kinds
 
@@ -38,7 +38,7 @@ def forward(qkv: Tensor, tables: Tensor, padding: Tensor | None, *, request: Req
             mixed = torch.empty_like(query)
             for cases, rows in _blocks(query, key):
                 bias = _joined([b[cases, rows] for b in biases]).to(query.dtype)
-                mixed[cases, rows] = functional.scaled_dot_product_attention(
+                mixed[cases, rows] = attend(
                     query[None, cases, rows], key[None, cases], value[None, cases], bias[None]
                 )[0]
             target.index_copy_(0, queries.flatten(), _uncased(mixed[None], request))

@@ -6,8 +6,8 @@ time. The backward computes the weights again, so nothing of size tokens x windo
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from medseg_kernels.attend import attend
 from medseg_kernels.neighborhood_attention.request import Request
 from medseg_kernels.neighborhood_attention.tiles import Kind, kinds
 
@@ -27,10 +27,7 @@ def forward(qkv: Tensor, table: Tensor | None, *, request: Request) -> Tensor:
             query = _gather(rows[:, :channels], queries, (request.heads, -1)).transpose(1, 2)
             packed = _gather(rows[:, channels:], keys, (2, request.heads, -1))
             key, value = packed.permute(2, 0, 3, 1, 4)
-            with torch.autocast(qkv.device.type, enabled=False):
-                tokens = functional.scaled_dot_product_attention(
-                    query, key, value, attn_mask=bias, scale=request.scale
-                )
+            tokens = attend(query, key, value, bias, request.scale)
             out.index_copy_(0, queries.flatten(), tokens.transpose(1, 2).reshape(-1, channels))
     return out.view(*qkv.shape[:-1], channels)
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from medseg_kernels.attend import attend
 from medseg_kernels.window_attention.groups import Kind, kinds
 from medseg_kernels.window_attention.reference import position_bias
 from medseg_kernels.window_attention.request import Request
@@ -33,8 +33,7 @@ def forward(
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
         query, key, value = groups.permute(2, 0, 3, 1, 4)
         bias = None if part.bias is None else part.bias.to(qkv.dtype)[None]
-        with torch.autocast(qkv.device.type, enabled=False):
-            tokens = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        tokens = attend(query, key, value, bias)
         items[part.item].index_copy_(0, part.write, tokens.transpose(1, 2).reshape(-1, channels))
     return out.reshape(*qkv.shape[:-1], channels)
 
