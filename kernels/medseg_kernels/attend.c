@@ -1,7 +1,8 @@
-/* Attention over floats: softmax(scale Q K^T + B) V, a few queries at a time.
+/* Attention over floats, softmax(scale Q K^T + B) V, and its gradients, a few queries at a time.
 
-   Scores of ROWS queries and up to CHUNK keys stay in a core's first cache. Keys are laid out in bands
-   of a few vectors, each with a row for each channel; what lies beyond the last key has no weight. */
+   Keys, and values where gradients are asked for, are laid out in bands of a few vectors, each with
+   a row for each channel; what lies beyond the last key has no weight. All else lies in rows, whose
+   channels are filled up with zeros to whole vectors. */
 
 #include <math.h>
 #include <string.h>
@@ -14,125 +15,154 @@ enum { ROWS = 8 };
 #else
 enum { ROWS = 4 };
 #endif
+/* Forward takes so many keys at a time that scores stay in a core's first cache. */
 enum { BAND = 3, WIDE = BAND * LANES, CHUNK = 8 * WIDE };
 
-/* Arrays (group, head, row, channel), the bias (group, head, query, key); the last axis lies close
-   together, along the others they go on `apart` floats further. */
+/* Sums stay in registers where loops over them are unrolled, however long that is, and where not
+   too much stands around them. */
+#define OVER_ROWS _Pragma("GCC unroll 8") for (int r = 0; r < ROWS; r++)
+#define APART __attribute__((noinline))
+#define OVER_VECTORS _Pragma("GCC unroll 3") for (int w = 0; w < W; w++)
+
+/* An array (group, head, row, number): the last axis lies close together, along the others it goes
+   on `apart` floats further. */
 typedef struct {
-    const float *query, *key, *value, *bias;
-    float *result;
-    number query_apart[3], key_apart[3], value_apart[3], bias_apart[3], result_apart[3];
+    float *first;
+    number apart[3];
+} Array;
+
+/* Those of queries and keys have a row for each; biases have one for each query, a number a key. */
+typedef struct {
+    Array query, key, value, bias, result, slope, of_query, of_key, of_value, of_bias;
     number groups, queries, keys, channels;
     float scale;
 } Attention;
 
-/* What a thread works in: the keys and values of a head, and of some queries themselves, their scores
-   with a chunk of keys, and their results. */
-typedef struct {
-    float *keys, *values, *queries, *scores, *results;
-} Room;
-
-static number of_keys(const Attention *a) { return up(a->keys, LANES) * a->channels; }
-static number of_values(const Attention *a) { return a->keys * up(a->channels, LANES); }
-
-/* How many floats `attend` works on. */
-number attend_space(const Attention *a)
+/* Of one head of a group. */
+static Array head_of(const Array *array, number group, number head)
 {
-    return of_keys(a) + of_values(a) + ROWS * (a->channels + CHUNK + up(a->channels, LANES));
+    Array found = *array;
+    if (found.first)
+        found.first += group * found.apart[0] + head * found.apart[1];
+    return found;
 }
 
-static Room room_in(const Attention *a, float *space)
+static float *row_of(const Array *array, number row)
 {
-    Room room = {.scores = space};
-    room.results = room.scores + ROWS * CHUNK;
-    room.values = room.results + ROWS * up(a->channels, LANES);
-    room.keys = room.values + of_values(a);
-    room.queries = room.keys + of_keys(a);
-    return room;
+    return array->first + row * array->apart[2];
 }
 
-static number band_at(const Attention *a, number at)
+static number width(const Attention *a) { return up(a->channels, LANES); }
+
+/* How wide the band of the keys from `at` on is. */
+static number wide_at(const Attention *a, number at)
 {
     return least(WIDE, up(a->keys, LANES) - at);
 }
 
-static void lay_keys(const Attention *a, const float *key, float *to)
+/* Rows of up to ROWS times a factor; what is beyond them is nothing. */
+static void lay_rows(
+    const Attention *a, const Array *array, number row, number rows, float factor, float *to)
 {
-    for (number at = 0; at < a->keys; at += WIDE) {
-        const number wide = band_at(a, at), across = least(wide, a->keys - at);
-        if (across < wide)
-            memset(to, 0, a->channels * wide * sizeof(float));
-        for (number d = 0; d < a->channels; d++)
-            for (number n = 0; n < across; n++)
-                to[d * wide + n] = key[(at + n) * a->key_apart[2] + d];
-        to += a->channels * wide;
+    for (number r = 0; r < ROWS; r++, to += width(a)) {
+        const float *from = row_of(array, row + least(r, rows - 1));
+        for (number d = 0; d < width(a); d++)
+            to[d] = r < rows && d < a->channels ? factor * from[d] : 0;
     }
 }
 
-static void lay_values(const Attention *a, const float *value, float *to)
+static void lay_all_rows(const Attention *a, const Array *array, float *to)
 {
-    const number width = up(a->channels, LANES);
-    for (number n = 0; n < a->keys; n++, to += width) {
-        const float *from = value + n * a->value_apart[2];
+    for (number n = 0; n < a->keys; n++, to += width(a)) {
+        const float *from = row_of(array, n);
         number d = 0;
         for (; d + LANES <= a->channels; d += LANES)
             store(to + d, load(from + d));
-        for (; d < width; d++)
+        for (; d < width(a); d++)
             to[d] = d < a->channels ? from[d] : 0;
     }
 }
 
-/* Scores of ROWS queries with W vectors of keys, each added to its bias; the largest of each lane. */
+static void lay_bands(const Attention *a, const Array *array, float *to)
+{
+    for (number at = 0; at < a->keys; at += WIDE) {
+        const number wide = wide_at(a, at), across = least(wide, a->keys - at);
+        for (number d = 0; d < a->channels; d++, to += wide) {
+            const float *from = row_of(array, at) + d;
+            for (number n = 0; n < wide; n++)
+                to[n] = n < across ? from[n * array->apart[2]] : 0;
+        }
+    }
+}
+
+/* `start` of ROWS rows plus these rows times W vectors of a band; the largest of each lane. */
 INLINE void score(
-    const int W, const float *queries, const float *keys, number channels, const float *bias,
-    number bias_apart, float *scores, vec *most)
+    const int W, const float *rows, number rows_apart, const float *band, number channels,
+    const float *start, number start_apart, float *to, number to_apart, vec *most)
 {
     vec sums[ROWS][BAND];
-    for (int r = 0; r < ROWS; r++)
-        for (int w = 0; w < W; w++)
-            sums[r][w] = load(bias + r * bias_apart + w * LANES);
+    OVER_ROWS
+        OVER_VECTORS
+            sums[r][w] = load(start + r * start_apart + w * LANES);
     for (number d = 0; d < channels; d++) {
         vec line[BAND];
-        for (int w = 0; w < W; w++)
-            line[w] = load(keys + (d * W + w) * LANES);
-        for (int r = 0; r < ROWS; r++) {
-            const vec each = splat(queries[r * channels + d]);
-            for (int w = 0; w < W; w++)
+        OVER_VECTORS
+            line[w] = load(band + (d * W + w) * LANES);
+        OVER_ROWS {
+            const vec each = splat(rows[r * rows_apart + d]);
+            OVER_VECTORS
                 sums[r][w] = plus(sums[r][w], each, line[w]);
         }
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int w = 0; w < W; w++) {
-            store(scores + r * CHUNK + w * LANES, sums[r][w]);
+    OVER_ROWS
+        OVER_VECTORS {
+            store(to + r * to_apart + w * LANES, sums[r][w]);
             most[r] = larger(most[r], sums[r][w]);
         }
 }
 
-/* Scores of up to ROWS queries with a chunk of keys, a band at a time. */
-static void score_chunk(
-    const Attention *a, const Room *room, const float *bias, number rows, number first,
-    number last, vec *most)
+APART static void score_band(
+    const Attention *a, number wide, const float *rows, const float *band, const float *start,
+    number start_apart, float *to, number to_apart, vec *most)
 {
+    const number w = wide / LANES;
+    if (w == BAND)
+        score(BAND, rows, width(a), band, a->channels, start, start_apart, to, to_apart, most);
+    else if (w == 2)
+        score(2, rows, width(a), band, a->channels, start, start_apart, to, to_apart, most);
+    else
+        score(1, rows, width(a), band, a->channels, start, start_apart, to, to_apart, most);
+}
+
+/* What up to ROWS rows give with the keys `first` to `last`: their biases, from `row` on, are where
+   it starts, and `beyond` the last key. */
+static void score_keys(
+    const Attention *a, const Array *bias, float beyond, number row, number rows,
+    const float *queries, const float *bands, number first, number last, float *to,
+    number to_apart, vec *most)
+{
+    static const float zeros[WIDE] = {0};
     float edge[ROWS * WIDE];
-    for (number at = first; at < last; at += WIDE) {
-        const number wide = band_at(a, at), across = least(wide, a->keys - at);
-        const float *keys = room->keys + at * a->channels, *from = edge;
-        float *to = room->scores + at - first;
+    for (int r = 0; r < ROWS; r++)
+        most[r] = splat(-INFINITY);
+    for (number at = first; at < last; at += WIDE, to += WIDE) {
+        const number wide = wide_at(a, at), across = least(wide, a->keys - at);
+        const float *start = edge;
         number apart = WIDE;
-        if (bias && rows == ROWS && across == wide)
-            from = bias + at, apart = a->bias_apart[2];
+        if (!bias->first && across == wide)
+            start = zeros, apart = 0;
+        else if (rows == ROWS && across == wide)
+            start = row_of(bias, row) + at, apart = bias->apart[2];
         else
-            for (number r = 0; r < ROWS; r++)
-                for (number n = 0; n < wide; n++)
-                    edge[r * WIDE + n] = n >= across ? -INFINITY
-                                         : bias ? bias[least(r, rows - 1) * a->bias_apart[2] + at + n]
-                                                : 0;
-        if (wide == WIDE)
-            score(BAND, room->queries, keys, a->channels, from, apart, to, most);
-        else if (wide == 2 * LANES)
-            score(2, room->queries, keys, a->channels, from, apart, to, most);
-        else
-            score(1, room->queries, keys, a->channels, from, apart, to, most);
+            for (number r = 0; r < ROWS; r++) {
+                const float *from = zeros;
+                if (bias->first)
+                    from = row_of(bias, row + least(r, rows - 1)) + at;
+                memcpy(edge + r * WIDE, from, across * sizeof(float));
+                for (number n = across; n < wide; n++)
+                    edge[r * WIDE + n] = beyond;
+            }
+        score_band(a, wide, queries, bands + at * a->channels, start, apart, to, to_apart, most);
     }
 }
 
@@ -153,9 +183,10 @@ static float total(vec value)
 }
 
 /* Scores become weights, against the largest so far; what was summed before shrinks by `kept`. */
-static void weigh(float *scores, number keys, const vec *most, float *top, float *sum, float *kept)
+static void weigh(
+    float *scores, number apart, number keys, const vec *most, float *top, float *sum, float *kept)
 {
-    for (number r = 0; r < ROWS; r++, scores += CHUNK) {
+    for (number r = 0; r < ROWS; r++, scores += apart) {
         const float now = fmaxf(top[r], largest(most[r]));
         vec summed = splat(0);
         for (number n = 0; n < keys; n += LANES) {
@@ -169,96 +200,237 @@ static void weigh(float *scores, number keys, const vec *most, float *top, float
     }
 }
 
-/* W vectors of the results of ROWS queries: what was kept, and weights times values. */
-INLINE void mix(
-    const int W, const float *weights, const float *values, number keys, number width,
-    const float *kept, float *results)
+/* To each of ROWS rows, what its weights times the rows of keys give is added. */
+INLINE void mix_step(
+    const int W, const float *weights, number apart, const float *rows, number keys, number across,
+    float *to)
 {
     vec sums[ROWS][BAND];
-    for (int r = 0; r < ROWS; r++)
-        for (int w = 0; w < W; w++)
-            sums[r][w] = kept[r] * load(results + r * width + w * LANES);
+    OVER_ROWS
+        OVER_VECTORS
+            sums[r][w] = load(to + r * across + w * LANES);
     for (number n = 0; n < keys; n++) {
         vec line[BAND];
-        for (int w = 0; w < W; w++)
-            line[w] = load(values + n * width + w * LANES);
-        for (int r = 0; r < ROWS; r++) {
-            const vec each = splat(weights[r * CHUNK + n]);
-            for (int w = 0; w < W; w++)
+        OVER_VECTORS
+            line[w] = load(rows + n * across + w * LANES);
+        OVER_ROWS {
+            const vec each = splat(weights[r * apart + n]);
+            OVER_VECTORS
                 sums[r][w] = plus(sums[r][w], each, line[w]);
         }
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int w = 0; w < W; w++)
-            store(results + r * width + w * LANES, sums[r][w]);
+    OVER_ROWS
+        OVER_VECTORS
+            store(to + r * across + w * LANES, sums[r][w]);
 }
 
-static void mix_chunk(
-    const Attention *a, const Room *room, number first, number last, const float *kept)
+/* To the row of each key, what its weights times ROWS rows give is added. */
+INLINE void spread_step(
+    const int W, const float *weights, number apart, const float *rows, number keys, number across,
+    float *to)
 {
-    const number width = up(a->channels, LANES), keys = last - first;
-    for (number at = 0, w; at < width; at += w * LANES) {
-        const number left = (width - at) / LANES;
-        const float *values = room->values + first * width + at;
-        float *results = room->results + at;
-        w = left > 4 || left == BAND ? BAND : least(left, 2);
-        if (w == BAND)
-            mix(BAND, room->scores, values, keys, width, kept, results);
-        else if (w == 2)
-            mix(2, room->scores, values, keys, width, kept, results);
-        else
-            mix(1, room->scores, values, keys, width, kept, results);
+    vec each[ROWS][BAND];
+    OVER_ROWS
+        OVER_VECTORS
+            each[r][w] = load(rows + r * across + w * LANES);
+    for (number n = 0; n < keys; n++) {
+        vec sums[BAND];
+        OVER_VECTORS
+            sums[w] = load(to + n * across + w * LANES);
+        OVER_ROWS {
+            const vec weight = splat(weights[r * apart + n]);
+            OVER_VECTORS
+                sums[w] = plus(sums[w], weight, each[r][w]);
+        }
+        OVER_VECTORS
+            store(to + n * across + w * LANES, sums[w]);
     }
 }
 
-/* The results of up to ROWS queries. */
+/* Either of them for all channels. */
+#define OVER_CHANNELS(NAME) \
+    APART static void NAME( \
+        const Attention *a, const float *weights, number apart, const float *rows, number keys, \
+        float *to) \
+    { \
+        for (number at = 0, w; at < width(a); at += w * LANES) { \
+            const number left = (width(a) - at) / LANES; \
+            w = left > 4 || left == BAND ? BAND : least(left, 2); \
+            if (w == BAND) \
+                NAME##_step(BAND, weights, apart, rows + at, keys, width(a), to + at); \
+            else if (w == 2) \
+                NAME##_step(2, weights, apart, rows + at, keys, width(a), to + at); \
+            else \
+                NAME##_step(1, weights, apart, rows + at, keys, width(a), to + at); \
+        } \
+    }
+OVER_CHANNELS(mix)
+OVER_CHANNELS(spread)
+
+/* What a thread works in, for one head of a group and for ROWS of its queries. */
+typedef struct {
+    float *queries, *slopes, *results, *scores, *of_scores;
+    float *keys, *values; /* in bands, or values in rows where no gradients are asked for */
+    float *key_rows, *of_keys, *of_values;
+} Room;
+
+static float *part(float **space, number count)
+{
+    float *found = *space;
+    *space += up(count, 16); /* a line of the cache */
+    return found;
+}
+
+static Room room_in(const Attention *a, float **space)
+{
+    const number few = ROWS * width(a), all = up(a->keys, LANES) * width(a);
+    Room room = {part(space, few), part(space, few), part(space, few)};
+    if (a->slope.first) {
+        room.scores = part(space, ROWS * up(a->keys, LANES));
+        room.of_scores = part(space, ROWS * up(a->keys, LANES));
+        room.key_rows = part(space, all);
+        room.of_keys = part(space, all);
+        room.of_values = part(space, all);
+    } else
+        room.scores = part(space, ROWS * CHUNK);
+    room.keys = part(space, all);
+    room.values = part(space, all);
+    return room;
+}
+
+/* How many floats `attend` or `attend_backward` works on. */
+number attend_space(const Attention *a)
+{
+    float *end = NULL;
+    room_in(a, &end);
+    return end - (float *)NULL;
+}
+
 static void attend_rows(
-    const Attention *a, const Room *room, const float *query, const float *bias, number rows,
-    float *result)
+    const Attention *a, const Room *room, const Array *query, const Array *bias, number row,
+    number rows, const Array *result)
 {
-    const number width = up(a->channels, LANES);
-    float top[ROWS], sum[ROWS], kept[ROWS];
-    for (number r = 0; r < ROWS; r++) {
-        const float *from = query + least(r, rows - 1) * a->query_apart[2];
-        for (number d = 0; d < a->channels; d++)
-            room->queries[r * a->channels + d] = a->scale * from[d];
-        top[r] = -1e30f, sum[r] = 0;
-    }
-    memset(room->results, 0, ROWS * width * sizeof(float));
+    float top[ROWS], sum[ROWS] = {0}, kept[ROWS];
+    lay_rows(a, query, row, rows, a->scale, room->queries);
+    memset(room->results, 0, ROWS * width(a) * sizeof(float));
+    for (number r = 0; r < ROWS; r++)
+        top[r] = -1e30f;
     for (number first = 0; first < a->keys; first += CHUNK) {
-        const number last = least(first + CHUNK, a->keys);
+        const number last = least(first + CHUNK, a->keys), keys = last - first;
         vec most[ROWS];
-        for (int r = 0; r < ROWS; r++)
-            most[r] = splat(-INFINITY);
-        score_chunk(a, room, bias, rows, first, last, most);
-        weigh(room->scores, up(last - first, LANES), most, top, sum, kept);
-        mix_chunk(a, room, first, last, kept);
+        score_keys(
+            a, bias, -INFINITY, row, rows, room->queries, room->keys, first, last, room->scores,
+            CHUNK, most);
+        weigh(room->scores, CHUNK, up(keys, LANES), most, top, sum, kept);
+        for (number r = 0; r < ROWS; r++)
+            for (number d = 0; d < width(a); d++)
+                room->results[r * width(a) + d] *= kept[r];
+        mix(a, room->scores, CHUNK, room->values + first * width(a), keys, room->results);
     }
     for (number r = 0; r < rows; r++)
         for (number d = 0; d < a->channels; d++)
-            result[r * a->result_apart[2] + d] = room->results[r * width + d] / sum[r];
-}
-
-static number place(const number apart[3], number group, number head)
-{
-    return group * apart[0] + head * apart[1];
+            row_of(result, row + r)[d] = room->results[r * width(a) + d] / sum[r];
 }
 
 /* The heads `begin` to `end` of all groups, one head's of all groups after the other's. */
 void attend(const Attention *a, number begin, number end, float *space)
 {
-    const Room room = room_in(a, space);
+    const Room room = room_in(a, &space);
     for (number n = begin; n < end; n++) {
         const number group = n % a->groups, head = n / a->groups;
-        const float *query = a->query + place(a->query_apart, group, head);
-        const float *bias = a->bias ? a->bias + place(a->bias_apart, group, head) : NULL;
-        float *result = a->result + place(a->result_apart, group, head);
-        lay_keys(a, a->key + place(a->key_apart, group, head), room.keys);
-        lay_values(a, a->value + place(a->value_apart, group, head), room.values);
+        const Array key = head_of(&a->key, group, head), value = head_of(&a->value, group, head);
+        const Array query = head_of(&a->query, group, head), bias = head_of(&a->bias, group, head);
+        const Array result = head_of(&a->result, group, head);
+        lay_bands(a, &key, room.keys);
+        lay_all_rows(a, &value, room.values);
         for (number row = 0; row < a->queries; row += ROWS)
-            attend_rows(
-                a, &room, query + row * a->query_apart[2],
-                bias ? bias + row * a->bias_apart[2] : NULL, least(ROWS, a->queries - row),
-                result + row * a->result_apart[2]);
+            attend_rows(a, &room, &query, &bias, row, least(ROWS, a->queries - row), &result);
+    }
+}
+
+/* The gradient of ROWS rows of scores, from weights that are to be divided by their sum and from
+   the gradient of these. */
+static void differentiate(const Room *room, number apart, const float *sum)
+{
+    float *weights = room->scores, *of = room->of_scores;
+    for (number r = 0; r < ROWS; r++, weights += apart, of += apart) {
+        const float whole = 1 / sum[r];
+        vec product = splat(0);
+        for (number n = 0; n < apart; n += LANES) {
+            const vec weight = whole * load(weights + n);
+            store(weights + n, weight);
+            product = plus(product, weight, load(of + n));
+        }
+        const float all = total(product);
+        for (number n = 0; n < apart; n += LANES)
+            store(of + n, load(weights + n) * (load(of + n) - all));
+    }
+}
+
+/* With P = softmax(S), S = scale Q K^T + B, and G the gradient of P V: dV = P^T G,
+   dS = P dP - P sum(P dP) with dP = G V^T, dQ = scale dS K, dK = scale dS^T Q, dB = dS. */
+static void gradients_of_rows(
+    const Attention *a, const Room *room, const Array *query, const Array *bias,
+    const Array *slope, number row, number rows, const Array *of_query, const Array *of_bias)
+{
+    static const Array nothing = {0};
+    const number apart = up(a->keys, LANES);
+    float top[ROWS], sum[ROWS] = {0}, kept[ROWS];
+    vec most[ROWS];
+    for (number r = 0; r < ROWS; r++)
+        top[r] = -1e30f;
+    lay_rows(a, query, row, rows, a->scale, room->queries);
+    lay_rows(a, slope, row, rows, 1, room->slopes);
+    score_keys(
+        a, bias, -INFINITY, row, rows, room->queries, room->keys, 0, a->keys, room->scores, apart,
+        most);
+    weigh(room->scores, apart, apart, most, top, sum, kept);
+    score_keys(
+        a, &nothing, 0, row, rows, room->slopes, room->values, 0, a->keys, room->of_scores, apart,
+        most);
+    differentiate(room, apart, sum);
+    spread(a, room->scores, apart, room->slopes, a->keys, room->of_values);
+    spread(a, room->of_scores, apart, room->queries, a->keys, room->of_keys);
+    memset(room->results, 0, ROWS * width(a) * sizeof(float));
+    mix(a, room->of_scores, apart, room->key_rows, a->keys, room->results);
+    for (number r = 0; r < rows; r++) {
+        for (number d = 0; d < a->channels; d++)
+            row_of(of_query, row + r)[d] = a->scale * room->results[r * width(a) + d];
+        for (number n = 0; n < (of_bias->first ? a->keys : 0); n++)
+            row_of(of_bias, row + r)[n] += room->of_scores[r * apart + n];
+    }
+}
+
+static void take_rows(const Attention *a, const float *from, const Array *to)
+{
+    for (number n = 0; n < a->keys; n++, from += width(a))
+        memcpy(row_of(to, n), from, a->channels * sizeof(float));
+}
+
+/* The gradients of heads as in `attend`; those of biases are added to what is there. */
+void attend_backward(const Attention *a, number begin, number end, float *space)
+{
+    const Room room = room_in(a, &space);
+    const number all = a->keys * width(a) * sizeof(float);
+    for (number n = begin; n < end; n++) {
+        const number group = n % a->groups, head = n / a->groups;
+        const Array key = head_of(&a->key, group, head), value = head_of(&a->value, group, head);
+        const Array query = head_of(&a->query, group, head), bias = head_of(&a->bias, group, head);
+        const Array slope = head_of(&a->slope, group, head);
+        const Array of_query = head_of(&a->of_query, group, head);
+        const Array of_key = head_of(&a->of_key, group, head);
+        const Array of_value = head_of(&a->of_value, group, head);
+        const Array of_bias = head_of(&a->of_bias, group, head);
+        lay_bands(a, &key, room.keys);
+        lay_bands(a, &value, room.values);
+        lay_all_rows(a, &key, room.key_rows);
+        memset(room.of_keys, 0, all);
+        memset(room.of_values, 0, all);
+        for (number row = 0; row < a->queries; row += ROWS)
+            gradients_of_rows(
+                a, &room, &query, &bias, &slope, row, least(ROWS, a->queries - row), &of_query,
+                &of_bias);
+        take_rows(a, room.of_keys, &of_key);
+        take_rows(a, room.of_values, &of_value);
     }
 }

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_kernels import attend as module
-from medseg_kernels import native
-from medseg_kernels.attend import attend, refuses
+from medseg_kernels import attend, native
 
 # Groups, heads, queries, keys and channels; whether the bias differs by group, and by head.
+Given = tuple[Tensor, Tensor, Tensor, Tensor | None]
 CASES = {
     "a window": ((3, 2, 343, 343, 16), (False, True)),
     "odd numbers": ((2, 3, 5, 7, 13), (True, True)),
@@ -24,12 +23,12 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def _compiled() -> None:
-    told = refuses(torch.zeros(1))
+    told = attend.refuses(torch.zeros(1))
     if told is not None:
         pytest.skip(told)
 
 
-def _drawn(case: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _drawn(case: str) -> Given:
     (g, heads, n, m, e), varies = CASES[case]
     # As a kernel gathers them: heads lie beside each other, queries with keys and values or not.
     packed = torch.randn(g, m, 2, heads, e)
@@ -42,14 +41,35 @@ def _drawn(case: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     return query, key, value, bias
 
 
+def _gradients(given: Given, slope: Tensor) -> list[Tensor]:
+    """What `backward` writes over memory that holds no numbers, and what it adds to ones."""
+    into = [torch.full_like(one, torch.nan) for one in given[:3]]
+    bias = given[3]
+    if bias is None:
+        attend.backward(*given, slope, into=into)
+        return into
+    of_bias = bias.new_ones((len(bias), slope.shape[1], *bias.shape[2:]))
+    attend.backward(*given, slope, into=into, of_bias=of_bias)
+    return [*into, (of_bias - 1).sum_to_size(bias.shape)]
+
+
 def _assert_right(case: str) -> None:
     given = _drawn(case)
-    found = attend(*given)
-    query, key, value, bias = (None if one is None else one.double() for one in given)
-    expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    found, slope = attend.forward(*given), torch.randn_like(given[0])
+    exact = [None if one is None else one.double().requires_grad_() for one in given]
+    query, key, value, bias = exact
+    assert query is not None
+    assert key is not None
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    expected = (scores if bias is None else scores + bias).softmax(-1) @ value
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= 1e-5
     assert found.transpose(1, 2).is_contiguous()
+    leaves = [one for one in exact if one is not None]
+    truth = torch.autograd.grad(expected, leaves, slope.double())
+    for ours, exactly in zip(_gradients(given, slope), truth, strict=True):
+        assert ours.shape == exactly.shape
+        assert (ours - exactly).abs().max() <= 1e-5 * max(1, exactly.abs().max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -74,19 +94,21 @@ def test_each_width_of_vectors(monkeypatch, without) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_no_bit(threads) -> None:
-    given = _drawn("odd numbers")
-    alone = attend(*given)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert torch.equal(attend(*given), alone)
-    finally:
-        torch.set_num_threads(before)
+    for case in ("a window", "odd numbers"):
+        given = _drawn(case)
+        slope = torch.randn_like(given[0])
+        alone = [attend.forward(*given), *_gradients(given, slope)]
+        torch.set_num_threads(threads)
+        try:
+            found = [attend.forward(*given), *_gradients(given, slope)]
+        finally:
+            torch.set_num_threads(1)
+        assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
 def test_large_scores_and_a_scale_of_its_own() -> None:
     query, key, value, _ = _drawn("odd numbers")
-    found = attend(query, key, value, None, 300.0)
+    found = attend.forward(query, key, value, None, 300.0)
     exact = (query.double(), key.double(), value.double())
     expected = functional.scaled_dot_product_attention(*exact, scale=300.0)
     assert (found - expected).abs().max() <= 1e-3
@@ -95,10 +117,14 @@ def test_large_scores_and_a_scale_of_its_own() -> None:
 
 
 def test_what_is_beyond_the_source_is_torchs(monkeypatch) -> None:
-    half = [one.bfloat16() for one in _drawn("no bias")[:3]]
-    assert attend(*half, None).dtype == torch.bfloat16
+    query, key, value, _ = _drawn("no bias")
+    half = attend.forward(query.bfloat16(), key.bfloat16(), value.bfloat16(), None)
+    assert half.dtype == torch.bfloat16
     given = _drawn("a window")
-    ours = attend(*given)
-    monkeypatch.setattr(module, "_unready", lambda: "no compiler here")
-    assert "no compiler" in str(refuses(given[0]))
-    assert (attend(*given) - ours).abs().max() <= 1e-5
+    slope = torch.randn_like(given[0])
+    ours = [attend.forward(*given), *_gradients(given, slope)]
+    monkeypatch.setattr(attend, "_unready", lambda: "no compiler here")
+    assert "no compiler" in str(attend.refuses(given[0]))
+    torchs = [attend.forward(*given), *_gradients(given, slope)]
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

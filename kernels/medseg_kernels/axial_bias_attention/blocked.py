@@ -1,7 +1,7 @@
-"""Plain torch, but fast on a CPU: blocks of scores that stay in a core's cache.
+"""For CPUs: blocks of scores that stay in a core's cache.
 
-The biases of the axes are joined for one block of queries at a time and go into torch's fused
-attention as its mask. The backward computes the weights again, so nothing of size n x n is held.
+The biases of the axes are joined for one block of queries at a time and go into `attend`. The
+backward computes the weights again, so nothing of size n x n is held.
 A head of a window is a case of its own: p cases of n keys each, r of them queries, e channels.
 """
 
@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from medseg_kernels.attend import attend
+from medseg_kernels import attend
 from medseg_kernels.axial_bias_attention.request import Request, offsets
 from medseg_kernels.axial_bias_attention.windows import Kind, kinds
 
@@ -38,7 +38,7 @@ def forward(qkv: Tensor, tables: Tensor, padding: Tensor | None, *, request: Req
             mixed = torch.empty_like(query)
             for cases, rows in _blocks(query, key):
                 bias = _joined([b[cases, rows] for b in biases]).to(query.dtype)
-                mixed[cases, rows] = attend(
+                mixed[cases, rows] = attend.forward(
                     query[None, cases, rows], key[None, cases], value[None, cases], bias[None]
                 )[0]
             target.index_copy_(0, queries.flatten(), _uncased(mixed[None], request))
@@ -74,25 +74,26 @@ def _cases_backward(
     kind: Kind,
     request: Request,
 ) -> Tensor:
-    """The gradient of `tokens`.
-
-    With P = softmax(S), S = s Q K^T + B, and G the gradient of P V: dV = P^T G,
-    dS = P dP - P sum(P dP) with dP = G V^T, dQ = s dS K, dK = s dS^T Q, and the gradient of an
-    axis's bias is the sum of dS over the places of the other axes.
-    """
+    """The gradient of `tokens`; that of an axis's bias is the sum over the places of the others."""
     query, key, value = tokens
     query = query.index_select(1, kind.real)
-    biases, scale = _biases(query, tables, kind, request), query.shape[-1] ** -0.5
+    biases = _biases(query, tables, kind, request)
     d_query, d_tokens = torch.empty_like(query), torch.zeros_like(tokens)
     d_biases = [torch.empty_like(bias) for bias in biases]
     for cases, rows in _blocks(query, key):
         bias = _joined([b[cases, rows] for b in biases])
-        weights = torch.baddbmm(bias, query[cases, rows], key[cases].mT, alpha=scale).softmax(-1)
-        d_tokens[2, cases].baddbmm_(weights.mT, slope[cases, rows])
-        d_scores = torch.bmm(slope[cases, rows], value[cases].mT).mul_(weights)
-        d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
-        d_query[cases, rows] = torch.bmm(d_scores, key[cases]).mul_(scale)
-        d_tokens[1, cases].baddbmm_(d_scores.mT, query[cases, rows], alpha=scale)
+        d_scores, d_key, d_value = (torch.zeros_like(x) for x in (bias, key[cases], value[cases]))
+        attend.backward(
+            query[None, cases, rows],
+            key[None, cases],
+            value[None, cases],
+            bias[None],
+            slope[None, cases, rows],
+            into=(d_query[None, cases, rows], d_key[None], d_value[None]),
+            of_bias=d_scores[None],
+        )
+        d_tokens[1, cases] += d_key
+        d_tokens[2, cases] += d_value
         for d_bias, summed in zip(d_biases, _sums(d_scores, request), strict=True):
             d_bias[cases, rows] = summed
     d_query += _biases_backward(d_biases, query, tables, down_tables, kind, request)

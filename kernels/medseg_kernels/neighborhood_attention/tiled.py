@@ -1,4 +1,4 @@
-"""Plain torch, but fast: a tile of queries attends to the union of its neighborhoods at once.
+"""A tile of queries attends to the union of its neighborhoods at once, by `attend`.
 
 Pairs that are no neighbors are masked; tiles with the same mask go together, a cache-full at a
 time. The backward computes the weights again, so nothing of size tokens x window is ever held.
@@ -7,7 +7,7 @@ time. The backward computes the weights again, so nothing of size tokens x windo
 import torch
 from torch import Tensor
 
-from medseg_kernels.attend import attend
+from medseg_kernels import attend
 from medseg_kernels.neighborhood_attention.request import Request
 from medseg_kernels.neighborhood_attention.tiles import Kind, kinds
 
@@ -27,7 +27,7 @@ def forward(qkv: Tensor, table: Tensor | None, *, request: Request) -> Tensor:
             query = _gather(rows[:, :channels], queries, (request.heads, -1)).transpose(1, 2)
             packed = _gather(rows[:, channels:], keys, (2, request.heads, -1))
             key, value = packed.permute(2, 0, 3, 1, 4)
-            tokens = attend(query, key, value, bias, request.scale)
+            tokens = attend.forward(query, key, value, bias, request.scale)
             out.index_copy_(0, queries.flatten(), tokens.transpose(1, 2).reshape(-1, channels))
     return out.view(*qkv.shape[:-1], channels)
 
@@ -46,52 +46,32 @@ def backward(
         n, m = kind.shape
         bias = _bias(kind, table, like=qkv)
         down_bias = bias.new_zeros((heads, n, m))
-        step = max(1, _budget(qkv) // (heads * n * m))
+        # Its tokens are held at a time, or where torch does it their weights.
+        compiled = attend.refuses(qkv.new_empty(0, dtype=torch.float32)) is None
+        step = max(1, _budget(qkv) // (3 * channels * m if compiled else heads * n * m))
         for queries, keys in kind.parts(len(qkv), step):
             query = _gather(rows[:, :channels], queries, (heads, -1)).to(exact)
             packed = _gather(rows[:, channels:], keys, (2, heads, -1)).to(exact)
             slope = _gather(slopes, queries, (heads, -1)).to(exact)
-            with torch.autocast(qkv.device.type, enabled=False):
-                d_query, d_packed = _tile_backward(
-                    query, packed, slope, bias, down_bias, request.scale
-                )
-            down_query.index_copy_(0, queries.flatten(), d_query.flatten(0, 1).to(qkv.dtype))
-            _add_rows(down_key, keys.flatten(), d_packed.flatten(0, 1))
+            d_query, d_packed = torch.empty_like(query), torch.empty_like(packed)
+            key, value = packed.permute(2, 0, 3, 1, 4)
+            attend.backward(
+                query.transpose(1, 2),
+                key,
+                value,
+                bias[None],
+                slope.transpose(1, 2),
+                into=(d_query.transpose(1, 2), *d_packed.permute(2, 0, 3, 1, 4)),
+                of_bias=down_bias[None],
+                scale=request.scale,
+            )
+            d_rows = d_query.flatten(2).flatten(0, 1).to(qkv.dtype)
+            down_query.index_copy_(0, queries.flatten(), d_rows)
+            _add_rows(down_key, keys.flatten(), d_packed.flatten(2).flatten(0, 1))
         if table is not None:
             _add_rows(down_table, kind.entries().flatten(), down_bias.flatten(1).t())
     down = torch.cat((down_query, down_key.to(qkv.dtype)), 1).view(qkv.shape)
     return down, down_table.flatten() if table is None else down_table.view(table.shape)
-
-
-def _tile_backward(
-    query: Tensor,  # (g, n, heads, e)
-    packed: Tensor,  # (g, m, 2, heads, e), keys and values
-    slope: Tensor,  # (g, n, heads, e)
-    bias: Tensor,  # (heads or 1, n, m)
-    down_bias: Tensor,  # (heads, n, m), added to
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of `query` and `packed`, laid out (g, n, c) and (g, m, 2 c).
-
-    With P = softmax(S), S = scale Q K^T + B, and G the gradient of P V: dV = P^T G,
-    dS = P dP - P sum(P dP) with dP = G V^T, dQ = scale dS K, dK = scale dS^T Q, dB = dS.
-    """
-    g, n, heads, e = query.shape
-    query, slope = (x.transpose(1, 2).flatten(0, 1) for x in (query, slope))
-    key, value = packed.permute(2, 0, 3, 1, 4).flatten(1, 2)
-    start = bias.expand(g, heads, -1, -1).reshape(g * heads, n, -1)
-    weights = torch.baddbmm(start, query, key.mT, alpha=scale).softmax(-1)
-    d_scores = torch.bmm(slope, value.mT).mul_(weights)
-    d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
-    down_bias.add_(d_scores.unflatten(0, (g, heads)).sum(0))
-    d_query = torch.bmm(d_scores, key).mul_(scale)
-    d_packed = packed.new_empty((g, key.shape[1], 2, heads, e))
-    d_packed[:, :, 0].copy_(
-        torch.bmm(d_scores.mT, query).mul_(scale).unflatten(0, (g, heads)).transpose(1, 2)
-    )
-    d_packed[:, :, 1].copy_(torch.bmm(weights.mT, slope).unflatten(0, (g, heads)).transpose(1, 2))
-    d_query = d_query.unflatten(0, (g, heads)).transpose(1, 2)
-    return d_query.reshape(g, n, -1), d_packed.flatten(2)
 
 
 def _kinds(qkv: Tensor, request: Request) -> tuple[Kind, ...]:

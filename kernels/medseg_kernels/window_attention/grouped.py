@@ -1,7 +1,6 @@
-"""Plain torch, but fast: groups that share a mask are attended together, a cache-full at a time.
+"""Groups that share a mask are attended together, a cache-full at a time, by `attend`.
 
-Nothing of size groups x heads x n x n is ever held: the forward calls torch's fused attention
-with one bias a kind of group, and the backward computes the weights again.
+Nothing of size groups x heads x n x n is ever held: the backward computes the weights again.
 """
 
 import math
@@ -12,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from medseg_kernels.attend import attend
+from medseg_kernels import attend
 from medseg_kernels.window_attention.groups import Kind, kinds
 from medseg_kernels.window_attention.reference import position_bias
 from medseg_kernels.window_attention.request import Request
@@ -33,14 +32,13 @@ def forward(
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
         query, key, value = groups.permute(2, 0, 3, 1, 4)
         bias = None if part.bias is None else part.bias.to(qkv.dtype)[None]
-        tokens = attend(query, key, value, bias)
+        tokens = attend.forward(query, key, value, bias)
         items[part.item].index_copy_(0, part.write, tokens.transpose(1, 2).reshape(-1, channels))
     return out.reshape(*qkv.shape[:-1], channels)
 
 
 def backward(
     grad: Tensor,
-    out: Tensor,
     qkv: Tensor,
     table: Tensor | None,
     padding: Tensor | None,
@@ -49,56 +47,40 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of qkv, table and padding; empty where there is no such tensor."""
     heads, n = request.heads, request.tokens
-    packed, packed_grad, attended = (x.detach().flatten(1, 3) for x in (qkv, grad, out))
+    packed, packed_grad = (x.detach().flatten(1, 3) for x in (qkv, grad))
     exact = torch.promote_types(qkv.dtype, torch.float32)
     slope, items = _buffer(packed, packed.shape[-1])
     grad_bias = qkv.new_zeros((heads, n, n), dtype=exact)
     grad_padding = qkv.new_zeros(0 if padding is None else len(padding), dtype=exact)
-    for part in _parts(qkv, table, padding, request, elements=heads * n * n):
-        groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1))
-        upstream = part.gather(packed_grad, None).unflatten(-1, (heads, -1))
-        dot = (upstream * part.gather(attended, None).view_as(upstream)).sum(-1, keepdim=True)
-        with torch.autocast(qkv.device.type, enabled=False):
-            downstream = _groups_backward(groups, upstream, dot, part.bias, grad_bias).flatten(2)
+    for part in _parts(qkv, table, padding, request, elements=_elements(qkv, request)):
+        groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1)).to(exact)
+        upstream = part.gather(packed_grad, None).unflatten(-1, (heads, -1)).to(exact)
+        downstream = torch.empty_like(groups)
+        query, key, value = groups.permute(2, 0, 3, 1, 4)
+        attend.backward(
+            query,
+            key,
+            value,
+            None if part.bias is None else part.bias[None],
+            upstream.transpose(1, 2),
+            into=downstream.permute(2, 0, 3, 1, 4).unbind(0),
+            of_bias=grad_bias[None],
+        )
+        rows = downstream.flatten(2)
         if padding is not None and part.hollow is not None:
-            grad_padding += downstream[part.hollow].sum(0, dtype=exact)
-        items[part.item].index_copy_(0, part.write, downstream.flatten(0, 1).to(qkv.dtype))
+            grad_padding += rows[part.hollow].sum(0, dtype=exact)
+        items[part.item].index_copy_(0, part.write, rows.flatten(0, 1).to(qkv.dtype))
     of_table = grad_bias.new_empty(0)
     if table is not None:
         of_table = gradient(grad_bias, request.extents(table), request)
     return slope.reshape(qkv.shape), of_table, grad_padding
 
 
-def _groups_backward(
-    groups: Tensor,  # (g, n, 3, heads, e)
-    upstream: Tensor,  # (g, n, heads, e)
-    dot: Tensor,  # (g, n, heads, 1), upstream times output, summed over e
-    bias: Tensor | None,  # (heads, n, n)
-    grad_bias: Tensor,  # (heads, n, n), added to
-) -> Tensor:
-    """The gradient of `groups`, a few heads at a time.
-
-    With P = softmax(S), S = Q K^T / sqrt(e) + B, O = P V and G the gradient of O:
-    dV = P^T G, dS = P (G V^T - dot), dQ = dS K / sqrt(e), dK = dS^T Q / sqrt(e), dB = dS.
-    """
-    g, n, _, heads, e = groups.shape
-    groups, upstream, dot = (x.to(grad_bias.dtype) for x in (groups, upstream, dot))
-    downstream, scale = torch.empty_like(groups), e**-0.5
-    step = max(1, _budget(groups) // (g * n * n))
-    for first in range(0, heads, step):
-        some = slice(first, first + step)
-        query, key, value = groups[:, :, :, some].permute(2, 0, 3, 1, 4).flatten(1, 2)
-        slope = upstream[:, :, some].transpose(1, 2).flatten(0, 1)
-        offset = dot[:, :, some].transpose(1, 2).flatten(0, 1)
-        start = query.new_zeros(1) if bias is None else bias[some]
-        start = start if g == 1 or bias is None else start.repeat(g, 1, 1)
-        weights = torch.baddbmm(start, query, key.mT, alpha=scale).softmax(-1)
-        d_scores = torch.bmm(slope, value.mT).sub_(offset).mul_(weights)
-        d_query, d_key = torch.bmm(d_scores, key * scale), torch.bmm(d_scores.mT, query * scale)
-        for slot, d_rows in enumerate((d_query, d_key, torch.bmm(weights.mT, slope))):
-            downstream[:, :, slot, some].copy_(d_rows.unflatten(0, (g, -1)).transpose(1, 2))
-        grad_bias[some].add_(d_scores if g == 1 else d_scores.unflatten(0, (g, -1)).sum(0))
-    return downstream
+def _elements(qkv: Tensor, request: Request) -> int:
+    """How many numbers of a group the backward holds at a time: its tokens, or their weights."""
+    if attend.refuses(qkv.new_empty(0, dtype=torch.float32)) is None:
+        return 2 * qkv.shape[-1] * request.tokens
+    return request.heads * request.tokens**2
 
 
 @lru_cache(maxsize=64)

@@ -89,7 +89,7 @@ def _attend_backward(
         from medseg_kernels.window_attention import triton  # noqa: PLC0415
 
         return triton.backward(grad, out, sums, qkv, table, padding, request=request)
-    return grouped.backward(grad, out, qkv, table, padding, request=request)
+    return grouped.backward(grad, qkv, table, padding, request=request)
 
 
 @_attend_backward.register_fake
