@@ -39,11 +39,11 @@ def forward(
 ) -> Tensor:
     """softmax(scale Q K^T + B) V: (g, heads, n, e), which lies as (g, n, heads, e) in memory.
 
-    In C for float32 on a CPU that has a compiler, by torch's fused attention otherwise. `scale` is
-    1 / sqrt(e) where it is not given.
+    In C for float32 on a CPU that has a compiler, by torch's fused attention otherwise. Where
+    `scale` is not given it is 1 / sqrt(e).
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if refuses(query) is not None:
+    if refuses(query.device, query.dtype) is not None:
         with torch.autocast(query.device.type, enabled=False):
             return functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias, scale=scale
@@ -73,7 +73,7 @@ def backward(
     n, m). All are of one type, float32 at least.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if refuses(query) is not None:
+    if refuses(query.device, query.dtype) is not None:
         _in_torch(query, key, value, bias, slope, into, of_bias, scale)
         return
     g, heads = query.shape[:2]
@@ -87,10 +87,10 @@ def backward(
     _run("attend_backward", given, g * heads, together)
 
 
-def refuses(query: Tensor) -> str | None:
+def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the C source cannot serve a call, or None."""
-    if query.device.type != "cpu" or query.dtype != torch.float32:
-        return f"it is for float32 on a CPU, not {query.dtype} on {query.device}"
+    if device.type != "cpu" or dtype != torch.float32:
+        return f"it is for float32 on a CPU, not {dtype} on {device}"
     return _unready()
 
 

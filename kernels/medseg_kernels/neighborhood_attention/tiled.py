@@ -47,7 +47,7 @@ def backward(
         bias = _bias(kind, table, like=qkv)
         down_bias = bias.new_zeros((heads, n, m))
         # Its tokens are held at a time, or where torch does it their weights.
-        compiled = attend.refuses(qkv.new_empty(0, dtype=torch.float32)) is None
+        compiled = attend.refuses(qkv.device, exact) is None
         step = max(1, _budget(qkv) // (3 * channels * m if compiled else heads * n * m))
         for queries, keys in kind.parts(len(qkv), step):
             query = _gather(rows[:, :channels], queries, (heads, -1)).to(exact)

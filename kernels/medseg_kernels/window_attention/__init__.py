@@ -46,7 +46,7 @@ def window_attention(
 
     `dropout` acts on the attention weights, always; pass 0 for evaluation. With e channels in a
     head, out = dropout(softmax(Q K^T / sqrt(e) + B)) V: Swin Transformer, arXiv 2103.14030,
-    equation 4. "triton" is for CUDA devices, "grouped" is plain torch for any; both compute the
+    equation 4. "triton" is for CUDA devices, "grouped" is for any; both compute the
     weights again in the backward pass, in float32 at least, and give the same gradients every
     time. `backend` forces one; by default the first that does not refuse is taken, and refusals
     are logged at debug level.

@@ -78,7 +78,7 @@ def backward(
 
 def _elements(qkv: Tensor, request: Request) -> int:
     """How many numbers of a group the backward holds at a time: its tokens, or their weights."""
-    if attend.refuses(qkv.new_empty(0, dtype=torch.float32)) is None:
+    if attend.refuses(qkv.device, torch.promote_types(qkv.dtype, torch.float32)) is None:
         return 2 * qkv.shape[-1] * request.tokens
     return request.heads * request.tokens**2
 
