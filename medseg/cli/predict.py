@@ -127,8 +127,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--rounding",
         choices=("float32", "nnunet"),
-        help="of the sums over windows; nnunet: in float16 as there, so that labels of an imported "
-        "model are its predictor's to the voxel, its rounding errors too (float32)",
+        help="of the sums over windows; nnunet: in float16 as there, the network in torch's own "
+        "operations, so that labels of an imported model are its predictor's to the voxel, its "
+        "rounding errors too (float32)",
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="windows at a time")
     group.add_argument("--max-ram", metavar="SIZE", help="memory to take at most: 8GB, 512MB")
@@ -205,7 +206,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         "max_vram": None if args.max_vram is None else size_bytes("--max-vram", args.max_vram),
     }
     if args.rounding == "nnunet":
-        given |= {"sums": "float16", "blended": "logits"}
+        given |= {"sums": "float16", "blended": "logits", "kernels": "reference"}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -20,6 +20,8 @@ from medseg.inference.walk import Walk, gathered
 from medseg.inference.window import Windows
 from medseg.models.shape import ShapePolicy
 from medseg.nn import int8
+from medseg.nn.copies import copied
+from medseg.nn.kernels import choose_kernels
 from medseg.preprocess.geometry import filled_nonzero
 from medseg.preprocess.record import Preprocessing, Record
 from medseg.preprocess.stage import stage_channels
@@ -192,9 +194,8 @@ class Predictor:
 
     @cached_property
     def _blend(self) -> Blend:
-        eight_bits = self.settings.precision == "int8"
         return blend_of(
-            [int8.in_int8(model) for model in self.models] if eight_bits else self.models,
+            [self._as_asked(model) for model in self.models],
             Mirroring(
                 self.settings.mirror_axes,
                 self.task.target.mirrored_channels() if self.settings.swap_sides else (),
@@ -203,6 +204,14 @@ class Predictor:
             input_shape=self._window_shape,
             blended=self.settings.blended,
         )
+
+    def _as_asked(self, model: nn.Module) -> nn.Module:
+        if self.settings.precision == "int8":
+            return int8.in_int8(model)
+        if self.settings.kernels is not None:
+            model = copied(model)
+            choose_kernels(model, self.settings.kernels)
+        return model
 
     @property
     def _window_shape(self) -> tuple[int, ...]:

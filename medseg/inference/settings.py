@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from medseg.fault import InputFault
+from medseg.nn.kernels import Kernels
 
 WindowRule = Literal["monai", "nnunet"]
 Precision = Literal["float32", "bf16", "fp16", "int8"]
@@ -23,7 +24,8 @@ class WalkSettings:
     a CPU. `max_ram` and `max_vram` are what the process
     may take, in bytes; None is what the machine has free. `sums` is the type of the sums over
     windows (auto: float16 only where float32 does not fit), `blended` what is summed (auto: the
-    last layer's input where it is smaller).
+    last layer's input where it is smaller). `kernels` "reference" leaves the network to torch's own
+    operations; None is what its recipe says.
 
     Raises:
         InputFault: an overlap below 0 or of 1 and more (E_OVERLAP), an axis other than 0, 1, 2
@@ -38,6 +40,7 @@ class WalkSettings:
     precision: Precision = "float32"
     sums: Sums = "auto"
     blended: Blended = "auto"
+    kernels: Kernels | None = None
     max_ram: int | None = None
     max_vram: int | None = None
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
+from medseg.nn.drop_in import drop_in
 
 ARCHITECTURES = {kind.__name__: kind for kind in (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)}
 LAYERS = {
@@ -50,6 +51,7 @@ class PlannedUNet(nn.Module):
 
     def __init__(self, network: nn.Module, *, is_flat: bool, policy: ShapePolicy) -> None:
         super().__init__()
+        drop_in(network)
         self.network = network
         self.is_flat = is_flat
         self.shape_policy = policy

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from medseg.models.seg_mamba_sizes import THEIR_SLICES, shape_policy
 from medseg.nn.convolution import PatchEmbedding, Pointwise
+from medseg.nn.drop_in import Conv3d
 from medseg.nn.mamba import Mamba
 from medseg.nn.residual import ResidualBlock, UpBlock
 
@@ -113,8 +114,8 @@ class GatedConvolution(nn.Module):
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.wide1 = nn.Conv3d(channels, channels, 3, padding=1)
-        self.wide2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.wide1 = Conv3d(channels, channels, 3, padding=1)
+        self.wide2 = Conv3d(channels, channels, 3, padding=1)
         self.narrow = Pointwise(in_channels=channels, out_channels=channels, bias=True)
         self.mix = Pointwise(in_channels=channels, out_channels=channels, bias=True)
 
@@ -159,7 +160,7 @@ class NormedEmbedding(nn.Module):
 
 def _down(number: int, *, in_channels: int, widths: Sequence[int]) -> nn.Module:
     if number == 0:
-        return nn.Conv3d(in_channels, widths[0], 7, stride=2, padding=3)
+        return Conv3d(in_channels, widths[0], 7, stride=2, padding=3)
     return NormedEmbedding(in_channels=widths[number - 1], out_channels=widths[number])
 
 

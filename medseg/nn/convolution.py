@@ -7,6 +7,7 @@ channels first, which the next layers pay for.
 """
 
 import math
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.nn.kernels import Kernels
+from medseg.nn.small_maps import convolved
 from medseg_kernels.convolution import chosen, convolution
 from medseg_kernels.linear import linear
 
@@ -39,7 +41,7 @@ class Convolution(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last_3d)
         if _is_small(x):
             return _convolve_halves(x, weight)
-        return functional.conv3d(x, weight, padding=1)
+        return convolved(partial(functional.conv3d, padding=1), x, weight)
 
 
 def _is_small(x: Tensor) -> bool:
@@ -58,7 +60,8 @@ def _convolve_halves(x: Tensor, weight: Tensor) -> Tensor:
     half = (x.shape[2] + 1) // 2
     padded = functional.pad(x, (0, 0, 0, 0, 1, 1))
     halves = torch.cat([padded[:, :, : half + 2], padded[:, :, -half - 2 :]])
-    first, last = functional.conv3d(halves, weight, padding=(0, 1, 1)).split(1)
+    flat = partial(functional.conv3d, padding=(0, 1, 1))
+    first, last = convolved(flat, halves, weight).split(1)
     return torch.cat([first, last[:, :, 2 * half - x.shape[2] :]], dim=2)
 
 

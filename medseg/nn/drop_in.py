@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn import small_maps
 from medseg.nn.kernels import Kernels
 from medseg_kernels.convolution import chosen, convolution
 from medseg_kernels.instance_norm import instance_norm
@@ -12,7 +13,7 @@ from medseg_kernels.linear import linear
 from medseg_kernels.linear import refuses as refuses_linear
 
 
-class Conv3d(nn.Conv3d):
+class Conv3d(small_maps.Conv3d):
     """A convolution; with step 1 and of the same size it may come out channels last."""
 
     kernels: Kernels = "fast"
@@ -82,7 +83,6 @@ class Linear(nn.Linear):
 
 def drop_in(network: nn.Module) -> None:
     """Make torch's own layers of `network` those of this module, in place."""
+    ours = {nn.Conv3d: Conv3d, nn.InstanceNorm3d: InstanceNorm3d, nn.Linear: Linear}
     for module in network.modules():
-        for ours in (Conv3d, InstanceNorm3d, Linear):
-            if type(module) is ours.__base__:
-                module.__class__ = ours
+        module.__class__ = ours.get(type(module), type(module))

@@ -1,7 +1,5 @@
 """A network whose convolutions multiply eight-bit integers, for prediction on a CPU."""
 
-import copy
-import itertools
 from typing import TypeGuard
 
 import torch
@@ -9,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.nn.convolution import Convolution
+from medseg.nn.copies import copied
 from medseg_kernels.int8_convolution import Int8Weight, int8_convolution, int8_weight
 from medseg_kernels.int8_convolution import refuses as refuses_map
 
@@ -46,8 +45,7 @@ class Int8Convolution(nn.Module):
 
 def in_int8(network: nn.Module) -> nn.Module:
     """`network` with its larger convolutions in eight bits; other tensors are shared."""
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    made = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+    made = copied(network)
     for module in list(made.modules()):
         for name, child in module.named_children():
             if _gains(child):
