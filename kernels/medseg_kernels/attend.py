@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_kernels.constant import constant
-from medseg_kernels.native import NotCompiledError, address, in_threads, library
+from medseg_kernels.native import address, in_threads, library, missing
 
 SOURCE = Path(__file__).with_name("attend.c")
 _Number = ctypes.c_longlong
@@ -96,11 +96,7 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @constant
 def _unready() -> str | None:
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def _in_torch(

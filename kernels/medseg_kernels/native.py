@@ -43,6 +43,15 @@ def library(source: Path) -> ctypes.CDLL:
     return found
 
 
+def missing(source: Path) -> str | None:
+    """Why there is no compiled form of a C source, or None."""
+    try:
+        library(source)
+    except NotCompiledError as error:
+        return str(error)
+    return None
+
+
 def forget() -> None:
     """Try all sources anew."""
     _tried.cache_clear()

@@ -127,9 +127,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--rounding",
         choices=("float32", "nnunet"),
-        help="of the sums over windows; nnunet: in float16 as there, the network in torch's own "
-        "operations, so that labels of an imported model are its predictor's to the voxel, its "
-        "rounding errors too (float32)",
+        help="of the sums over windows; nnunet: in float16 as there, and the network in torch's "
+        "own operations, for labels of an imported model with its predictor's rounding errors "
+        "(float32)",
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="windows at a time")
     group.add_argument("--max-ram", metavar="SIZE", help="memory to take at most: 8GB, 512MB")

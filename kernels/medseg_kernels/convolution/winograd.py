@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg_kernels.constant import constant
 from medseg_kernels.convolution.maps import channels_last, map_like
-from medseg_kernels.native import NotCompiledError, address, in_threads, library
+from medseg_kernels.native import address, in_threads, library, missing
 
 SOURCE = Path(__file__).with_name("winograd.c")
 # Below it torch's own is as fast: packing the weight takes longer than the convolution (measured
@@ -139,11 +139,7 @@ def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
 
 @constant
 def _unready() -> str | None:
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def _shape(

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_kernels.native import NotCompiledError, library
+from medseg_kernels.native import library, missing
 
 SOURCE = Path(__file__).with_name("spline.c")
 
 
 def refuses() -> str | None:
     """Why this form cannot serve; None where it can."""
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def spline_along(

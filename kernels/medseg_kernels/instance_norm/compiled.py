@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from medseg_kernels.instance_norm import channels_last
 from medseg_kernels.instance_norm.channels_last import as_rows, joined, rows_of
-from medseg_kernels.native import NotCompiledError, address, in_threads, library
+from medseg_kernels.native import address, in_threads, library, missing
 
 SOURCE = Path(__file__).with_name("norm.c")
 # Floats of a block: half of a core's first-level cache.
@@ -37,11 +37,7 @@ def refuses(x: Tensor, residual: Tensor | None, *, slope: float | None) -> str |
         return refusal
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return f"it is for float32 on CPUs, and the map is {x.dtype} on {x.device}"
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def forward(

@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from medseg_kernels.constant import constant
 from medseg_kernels.int8_convolution.weight import LARGEST, Int8Weight
-from medseg_kernels.native import NotCompiledError, address, in_threads, library
+from medseg_kernels.native import address, in_threads, library, missing
 
 SOURCE = Path(__file__).with_name("quantize.c")
 # The operators take bytes without a sign: zero is in their middle.
@@ -36,11 +36,7 @@ def refuses(x: Tensor) -> str | None:
 def _unready() -> str | None:
     if not all(hasattr(torch.ops.onednn, name) for name in ("qconv_prepack", "qconv3d_pointwise")):
         return f"torch {torch.__version__} lacks oneDNN's operators for eight bits"
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def forward(

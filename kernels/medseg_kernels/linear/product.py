@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.constant import constant
-from medseg_kernels.native import NotCompiledError, address, in_threads, library, ranges
+from medseg_kernels.native import address, in_threads, library, missing, ranges
 
 SOURCE = Path(__file__).with_name("product.c")
 # Rows that are multiplied while they are in a cache, as in the source.
@@ -78,11 +78,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 def _unready() -> str | None:
     if not _is_amd():
         return "torch's own products (MKL) are as fast on processors that are not AMD's"
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 @cache

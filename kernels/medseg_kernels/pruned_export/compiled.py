@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medseg_kernels.native import NotCompiledError, in_threads, library
+from medseg_kernels.native import in_threads, library, missing
 from medseg_kernels.pruned_export import reference
 from medseg_kernels.pruned_export.blocks import blocks
 from medseg_kernels.pruned_export.places import Places
@@ -44,11 +44,7 @@ def refuses(source: Source, values: Sequence[int] = ()) -> str | None:
     most = max([source.classes - 1, *values])
     if most >= MOST_CLASSES:
         return f"a label of {most} is above {MOST_CLASSES - 1}"
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def argmax(source: Source, places: Triple) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.constant import constant
-from medseg_kernels.native import NotCompiledError, address, in_threads, library
+from medseg_kernels.native import address, in_threads, library, missing
 from medseg_kernels.selective_scan.chunked import Given
 
 SOURCE = Path(__file__).with_name("scan.c")
@@ -31,11 +31,7 @@ def refuses(x: Tensor, states: int) -> str | None:
 
 @constant
 def _not_compiled() -> str | None:
-    try:
-        library(SOURCE)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    return missing(SOURCE)
 
 
 def forward(given: Given, *, block: int) -> tuple[Tensor, Tensor]:
