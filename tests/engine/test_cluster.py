@@ -1,5 +1,6 @@
 """Real worker processes: a killed one costs at most the case it was at."""
 
+import contextlib
 import os
 import random
 import signal
@@ -119,12 +120,19 @@ def test_forty_cases_three_poisoned_and_workers_killed_at_random(
     killed: list[int] = []
 
     def kill_now_and_then(client: Client) -> None:
-        chance = random.Random(1)
-        while not over.wait(chance.uniform(4, 7)):
-            pids = list(client.run(os.getpid, on_error="ignore").values())
-            if pids:
-                killed.append(chance.choice(pids))
-                os.kill(killed[-1], signal.SIGKILL)
+        # By what is done, not by seconds: on a busy machine these would strike a case twice.
+        chance, struck_at = random.Random(1), 0
+        while not over.wait(0.1):
+            done = len(list((tmp_path / "many").glob("*.nii.gz")))
+            if done < struck_at + 5:
+                continue
+            # One that was asked, or chosen, may have ended meanwhile.
+            with contextlib.suppress(OSError, TimeoutError):
+                pids = list(client.run(os.getpid, on_error="ignore").values())
+                if pids:
+                    os.kill(chosen := chance.choice(pids), signal.SIGKILL)
+                    killed.append(chosen)
+                    struck_at = done
 
     with local_workers(2) as client:
         killer = threading.Thread(target=kill_now_and_then, args=(client,), daemon=True)
@@ -134,12 +142,12 @@ def test_forty_cases_three_poisoned_and_workers_killed_at_random(
         killer.join()
     found = states(outcomes)
     assert len(outcomes) == len(found) == 40
-    assert killed
+    assert len(killed) > 3
     aside = {name for name, state in found.items() if state == "quarantined"}
     assert aside >= set(poisoned)
     # A case that chance struck twice is aside too, as it should be; a rerun does it.
     struck = sorted(aside - set(poisoned))
-    assert len(struck) <= 1
+    assert len(struck) <= len(killed) // 3
     healthy = {name: NiftiCase(case.files) for name, case in cases.items() if name not in poisoned}
     with local_workers(1) as client:
         run(
