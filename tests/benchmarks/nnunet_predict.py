@@ -149,7 +149,9 @@ def rounded(root: Path) -> None:
     from medseg.io.nifti import read_volume, write_labels
 
     bundle = load_bundle(root / "bundle")
-    settings = replace(bundle.walk_settings(), sums="float16", blended="logits", kernels="reference")
+    settings = replace(
+        bundle.walk_settings(), sums="float16", blended="logits", kernels="reference"
+    )
     predictor = bundle.predictor(settings=settings)
     (root / "rounded").mkdir()
     for path in sorted((root / "in").glob("*.nii.gz")):
