@@ -1,13 +1,11 @@
 """The CPU's attention, of each width of vectors, against torch's in double precision."""
 
-import platform
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_kernels import attend, native
+from medseg_kernels import attend
 
 # Groups, heads, queries, keys and channels; whether the bias differs by group, and by head.
 Given = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -77,19 +75,10 @@ def test_equals_torch_in_double_precision(case) -> None:
     _assert_right(case)
 
 
-@pytest.mark.parametrize(
-    "without", [("-mno-avx512f",), ("-mno-avx512f", "-mno-fma", "-mno-avx2")], ids=str
-)
-def test_each_width_of_vectors(monkeypatch, without) -> None:
-    if platform.machine() != "x86_64":
-        pytest.skip("these widths are of x86")
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *without))
-    native.forget()
-    try:
-        for case in CASES:
-            _assert_right(case)
-    finally:
-        native.forget()
+@pytest.mark.usefixtures("narrow_vectors")
+@pytest.mark.parametrize("case", CASES)
+def test_each_width_of_vectors(case) -> None:
+    _assert_right(case)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

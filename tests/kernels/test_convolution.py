@@ -1,13 +1,10 @@
 """Convolutions of each engine against torch's in double precision."""
 
-import platform
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_kernels import native
 from medseg_kernels.convolution import chosen, convolution, refuses, winograd
 
 ENGINES = ("split", "winograd")
@@ -102,19 +99,12 @@ def _drawn_again(case: str) -> tuple[Tensor, Tensor]:
     return _drawn(case)
 
 
+@pytest.mark.usefixtures("narrow_vectors")
 @pytest.mark.parametrize(
-    "without", [(), ("-mno-avx512f",), ("-mno-avx512f", "-mno-fma", "-mno-avx2")], ids=str
+    "case", ["odd channels and sizes", "five blocks of channels", "many tiles"]
 )
-def test_each_width_of_vectors(monkeypatch, without) -> None:
-    if without and platform.machine() != "x86_64":
-        pytest.skip("these widths are of x86")
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *without))
-    native.forget()
-    try:
-        for case in ("odd channels and sizes", "five blocks of channels", "many tiles"):
-            _assert_right(case, _engine("winograd", case), biased=True)
-    finally:
-        native.forget()
+def test_each_width_of_vectors(case) -> None:
+    _assert_right(case, _engine("winograd", case), biased=True)
 
 
 def test_split_is_a_hundred_times_nearer_than_bfloat16() -> None:

@@ -1,14 +1,12 @@
 """Linear layers of each width of vectors against torch's in double precision."""
 
 import logging
-import platform
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_kernels import native
 from medseg_kernels.linear import linear, product, refuses
 
 # Shapes of the rows, and numbers of a row: before and after.
@@ -60,19 +58,10 @@ def test_rows_and_gradients_equal_torch_in_double_precision(case) -> None:
     _assert_right(case)
 
 
-@pytest.mark.parametrize(
-    "without", [("-mno-avx512f",), ("-mno-avx512f", "-mno-fma", "-mno-avx2")], ids=str
-)
-def test_each_width_of_vectors(monkeypatch, without) -> None:
-    if platform.machine() != "x86_64":
-        pytest.skip("these widths are of x86")
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *without))
-    native.forget()
-    try:
-        for case in CASES:
-            _assert_right(case)
-    finally:
-        native.forget()
+@pytest.mark.usefixtures("narrow_vectors")
+@pytest.mark.parametrize("case", CASES)
+def test_each_width_of_vectors(case) -> None:
+    _assert_right(case)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
