@@ -35,9 +35,10 @@ class DeadlyCase(NiftiCase):
 
 @dataclass(frozen=True)
 class SlowCase(NiftiCase):
-    """A case that takes its time, so that its worker can be killed meanwhile."""
+    """A case that takes its time, so that its worker, which it notes, can be killed meanwhile."""
 
     def read(self, channels: Sequence[str]) -> CaseReading:
+        self.files[0].with_suffix(".begun").write_text(str(os.getpid()))
         time.sleep(0.4)
         return NiftiCase(self.files, self.form).read(channels)
 
