@@ -206,12 +206,10 @@ class Predictor:
         )
 
     def _as_asked(self, model: nn.Module) -> nn.Module:
-        if self.settings.precision == "int8":
-            return int8.in_int8(model)
         if self.settings.kernels is not None:
             model = copied(model)
             choose_kernels(model, self.settings.kernels)
-        return model
+        return int8.in_int8(model) if self.settings.precision == "int8" else model
 
     @property
     def _window_shape(self) -> tuple[int, ...]:

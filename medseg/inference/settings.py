@@ -21,11 +21,11 @@ class WalkSettings:
     runs from left to right, left and right labels change places unless `swap_sides` is False.
     `batch_size` windows run at a time. `windows` says by whose rule they stand and are weighted.
     `precision` is that of the network's arithmetic; int8 is for its larger convolutions alone, on
-    a CPU. `max_ram` and `max_vram` are what the process
-    may take, in bytes; None is what the machine has free. `sums` is the type of the sums over
-    windows (auto: float16 only where float32 does not fit), `blended` what is summed (auto: the
-    last layer's input where it is smaller). `kernels` "reference" leaves the network to torch's own
-    operations; None is what its recipe says.
+    a CPU. `max_ram` and `max_vram` are what the process may take, in bytes; None is what the
+    machine has free. `sums` is the type of the sums over windows (auto: float16 only where float32
+    does not fit), `blended` what is summed (auto: the last layer's input where it is smaller).
+    `kernels` "reference" leaves the network to torch's own operations; None is what its recipe
+    says.
 
     Raises:
         InputFault: an overlap below 0 or of 1 and more (E_OVERLAP), an axis other than 0, 1, 2
@@ -62,8 +62,9 @@ class WalkSettings:
             ("precision", self.precision, get_args(Precision)),
             ("sums", self.sums, get_args(Sums)),
             ("blended", self.blended, get_args(Blended)),
+            ("kernels", self.kernels, get_args(Kernels)),
         ):
-            if value not in known:
+            if value is not None and value not in known:
                 raise InputFault(
                     f"{name} {value!r} is not known; it is one of {', '.join(known)}.", code="E_USE"
                 )

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
-from medseg.nn.small_maps import guard
 
 GROUPS = 8
 
@@ -58,7 +57,6 @@ class SegResNet(nn.Module):
         self.coarser_heads = nn.ModuleList(
             _head(base_features * 2**level, out_channels) for level in reversed(coarser)
         )
-        guard(self)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""

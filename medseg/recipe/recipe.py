@@ -67,7 +67,10 @@ class Recipe(Section):
 
     def build_network(self, task: Task) -> "nn.Module":
         """The network for `task`, with fresh weights and the kernels asked for."""
+        from medseg.nn.small_maps import guard  # it needs torch
+
         network = self.model.build(task)
+        guard(network)
         choose_kernels(network, self.kernels)
         return network
 

@@ -45,7 +45,7 @@ def backward(
     for kind in _kinds(qkv, request):
         n, m = kind.shape
         bias = _bias(kind, table, like=qkv)
-        down_bias = bias.new_zeros((heads, n, m))
+        down_bias = None if table is None else bias.new_zeros((heads, n, m))
         # Its tokens are held at a time, or where torch does it their weights.
         compiled = attend.refuses(qkv.device, exact) is None
         step = max(1, _budget(qkv) // (3 * channels * m if compiled else heads * n * m))
@@ -62,13 +62,13 @@ def backward(
                 bias[None],
                 slope.transpose(1, 2),
                 into=(d_query.transpose(1, 2), *d_packed.permute(2, 0, 3, 1, 4)),
-                of_bias=down_bias[None],
+                of_bias=None if down_bias is None else down_bias[None],
                 scale=request.scale,
             )
             d_rows = d_query.flatten(2).flatten(0, 1).to(qkv.dtype)
             down_query.index_copy_(0, queries.flatten(), d_rows)
             _add_rows(down_key, keys.flatten(), d_packed.flatten(2).flatten(0, 1))
-        if table is not None:
+        if down_bias is not None:
             _add_rows(down_table, kind.entries().flatten(), down_bias.flatten(1).t())
     down = torch.cat((down_query, down_key.to(qkv.dtype)), 1).view(qkv.shape)
     return down, down_table.flatten() if table is None else down_table.view(table.shape)

@@ -50,7 +50,7 @@ def backward(
     packed, packed_grad = (x.detach().flatten(1, 3) for x in (qkv, grad))
     exact = torch.promote_types(qkv.dtype, torch.float32)
     slope, items = _buffer(packed, packed.shape[-1])
-    grad_bias = qkv.new_zeros((heads, n, n), dtype=exact)
+    grad_bias = None if table is None else qkv.new_zeros((heads, n, n), dtype=exact)
     grad_padding = qkv.new_zeros(0 if padding is None else len(padding), dtype=exact)
     for part in _parts(qkv, table, padding, request, elements=_elements(qkv, request)):
         groups = part.gather(packed, padding).unflatten(-1, (3, heads, -1)).to(exact)
@@ -64,14 +64,15 @@ def backward(
             None if part.bias is None else part.bias[None],
             upstream.transpose(1, 2),
             into=downstream.permute(2, 0, 3, 1, 4).unbind(0),
-            of_bias=grad_bias[None],
+            of_bias=None if grad_bias is None else grad_bias[None],
         )
         rows = downstream.flatten(2)
         if padding is not None and part.hollow is not None:
             grad_padding += rows[part.hollow].sum(0, dtype=exact)
         items[part.item].index_copy_(0, part.write, rows.flatten(0, 1).to(qkv.dtype))
-    of_table = grad_bias.new_empty(0)
-    if table is not None:
+    if grad_bias is None:
+        of_table = qkv.new_empty(0, dtype=exact)
+    else:
         of_table = gradient(grad_bias, request.extents(table), request)
     return slope.reshape(qkv.shape), of_table, grad_padding
 
