@@ -7,7 +7,7 @@ of layers.
 layers: attention alone, at the sizes of SAM ViT-B on 1024^2 pixels and of 3DSAM-adapter on a crop
 of 64^3 voxels, 16^3 tokens. block: a whole block of 3DSAM-adapter's encoder. encoder: SAM ViT-B's
 image encoder, which needs medseg[sam]. "plain" holds a bias for every pair of tokens, as both do;
-in a block or encoder the other forms take their linear layers from medseg_kernels too. Forms take
+in a block or encoder the other forms take their other layers from medseg_kernels too. Forms take
 turns, and a ratio is the median over rounds of plain's time to the form's. Processor time on a CPU;
 with --device cuda, in bfloat16, CUDA events, and compiled FlexAttention as a further peer where the
 attention is global. The last column counts what a form holds beside qkv and its output.
@@ -26,7 +26,7 @@ from machine import machine
 from measured import in_turn, kept, peak, ratio
 from torch import Tensor, nn
 
-from medseg.nn.drop_in import Linear
+from medseg.nn.drop_in import drop_in
 from medseg_kernels.axial_bias_attention import axial_bias_attention
 from medseg_kernels.axial_bias_attention.biases import widths
 from medseg_kernels.axial_bias_attention.partition import cut, join
@@ -92,7 +92,7 @@ def _layers(options: argparse.Namespace) -> Iterator[list[str]]:
 def _block(options: argparse.Namespace) -> Iterator[list[str]]:
     case = _crop(options)
     block = Block().to(options.device, _dtype(options))
-    ours = _with_linear(block)
+    ours = _ours(block)
     forms = {
         name: partial(block if name == "plain" else ours, attend=form)
         for name, form in _forms(case, options).items()
@@ -112,7 +112,7 @@ def _encoder(options: argparse.Namespace) -> Iterator[list[str]]:
     image = _drawn(options, 3, 1024, 1024)
     names = ["blocked", "folded"] if options.device == "cpu" else ["triton", "folded"]
     forms: dict[str, Form] = {"plain": encoder}
-    ours = _with_linear(encoder)
+    ours = _ours(encoder)
     forms |= {name: partial(_encoded, ours, backend=name) for name in names}
     yield from _rows("SAM ViT-B encoder, 1024^2", forms, image, options, None)
 
@@ -227,12 +227,10 @@ class Block(nn.Module):
         return x + self.mlp(self.norms[1](x))
 
 
-def _with_linear(network: nn.Module) -> nn.Module:
-    """A copy whose linear layers are medseg's, which differ from torch's in how they multiply."""
+def _ours(network: nn.Module) -> nn.Module:
+    """A copy with medseg's layers, which differ from torch's in their kernels."""
     made = copy.deepcopy(network)
-    for module in made.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
+    drop_in(made)
     return made
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Median processor time of three calls after one to warm up."""
+def seconds(call: Callable[[], object], *, warm: int = 1) -> float:
+    """Median processor time of three calls after `warm` others."""
     times = []
-    for _ in range(4):
+    for _ in range(warm + 3):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm:])
 
 
 def in_turn(

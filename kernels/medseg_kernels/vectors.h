@@ -46,6 +46,22 @@ INLINE vec choose(integers where, vec yes, vec no)
     return (vec)((where & (integers)yes) | (~where & (integers)no));
 }
 
+/* Numbers of two vectors, the second's counted on from those of the first. */
+#if defined(__clang__)
+INLINE vec shuffled(vec one, vec other, integers from)
+{
+    vec mixed;
+    for (int n = 0; n < LANES; n++)
+        mixed[n] = from[n] < LANES ? one[from[n]] : other[from[n] - LANES];
+    return mixed;
+}
+#else
+INLINE vec shuffled(vec one, vec other, integers from)
+{
+    return __builtin_shuffle(one, other, from);
+}
+#endif
+
 /* The larger or smaller of each two numbers, `other` where one is no number. */
 #if defined(__AVX512F__)
 INLINE vec larger(vec one, vec other) { return (vec)_mm512_max_ps((__m512)one, (__m512)other); }

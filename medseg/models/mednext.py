@@ -12,6 +12,7 @@ from monai.networks.nets import mednext as supplier
 from torch import Tensor, nn
 
 from medseg.models.shape import ShapePolicy
+from medseg.nn.drop_in import drop_in
 
 Size = Literal["s", "b", "m", "l"]
 HALVINGS = 4
@@ -90,6 +91,7 @@ class MedNeXt(nn.Module):
             blocks_bottleneck=numbers.blocks[-1],
             blocks_up=numbers.blocks[-2::-1],
         )
+        drop_in(self.network)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""

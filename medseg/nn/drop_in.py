@@ -7,36 +7,90 @@ from torch.nn import functional
 from medseg.nn import small_maps
 from medseg.nn.kernels import Kernels
 from medseg_kernels.convolution import chosen, convolution
+from medseg_kernels.depthwise import chosen as chosen_depthwise
+from medseg_kernels.depthwise import depthwise
 from medseg_kernels.instance_norm import instance_norm
 from medseg_kernels.instance_norm import refuses as refuses_norm
 from medseg_kernels.linear import linear
-from medseg_kernels.linear import refuses as refuses_linear
 
 
 class Conv3d(small_maps.Conv3d):
-    """A convolution; with step 1 and of the same size it may come out channels last."""
+    """A convolution; where the kernels serve it, it may come out channels last."""
 
     kernels: Kernels = "fast"
 
     def forward(self, input: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:  # noqa: A002
         """The convolved map."""
-        if self.kernels == "fast" and self._keeps_size():
-            if set(self.kernel_size) == {1}:
-                voxels, matrix = input.movedim(1, -1), self.weight.flatten(1)
-                if refuses_linear(voxels, matrix) is None:
-                    return linear(voxels, matrix, self.bias).movedim(-1, 1)
-            if chosen(input, self.weight) != "torch":
+        if self.kernels == "fast" and is_centered(self):
+            stride, dilation = self.stride[0], self.dilation[0]
+            if is_depthwise(self):
+                if chosen_depthwise(input, self.weight, stride=stride) == "compiled":
+                    return depthwise(
+                        input, self.weight, self.bias, stride=stride, dilation=dilation
+                    )
+            elif self.groups == 1 and set(self.kernel_size) == {1}:
+                if input.device.type == "cpu":  # a product of matrices is several times faster
+                    voxels = input[:, :, ::stride, ::stride, ::stride].movedim(1, -1)
+                    return linear(voxels, self.weight.flatten(1), self.bias).movedim(-1, 1)
+            elif self.groups == stride == dilation == 1 and chosen(input, self.weight) != "torch":
                 return convolution(input, self.weight, self.bias)
         return super().forward(input)
 
-    def _keeps_size(self) -> bool:
-        same = tuple(side // 2 for side in self.kernel_size)
-        return (
-            self.padding == same
-            and self.padding_mode == "zeros"
-            and all(side % 2 for side in self.kernel_size)
-            and {*self.stride, *self.dilation, self.groups} == {1}
-        )
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """A transposed convolution; where the kernels serve it, it may come out channels last."""
+
+    kernels: Kernels = "fast"
+
+    def forward(
+        self,
+        input: Float[Tensor, "b c i j k"],  # noqa: A002
+        output_size: list[int] | None = None,
+    ) -> Float[Tensor, "b d i2 j2 k2"]:
+        """The convolved map."""
+        if (
+            self.kernels == "fast"
+            and output_size is None
+            and not any(self.output_padding)
+            and is_centered(self)
+            and is_depthwise(self)
+        ):
+            given = {"stride": self.stride[0], "transposed": True}
+            if chosen_depthwise(input, self.weight, **given) == "compiled":
+                return depthwise(input, self.weight, self.bias, dilation=self.dilation[0], **given)
+        return super().forward(input, output_size)
+
+
+def is_centered(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    """Whether an odd kernel reaches as far beyond both ends, with one step along all axes."""
+    reach = tuple(side // 2 * layer.dilation[0] for side in layer.kernel_size)
+    return (
+        layer.padding == reach
+        and layer.padding_mode == "zeros"
+        and all(side % 2 for side in layer.kernel_size)
+        and len(set(layer.stride)) == len(set(layer.dilation)) == 1
+    )
+
+
+def is_depthwise(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    """Whether each channel is convolved by itself."""
+    return 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm; with a group for each channel it is instance norm."""
+
+    kernels: Kernels = "fast"
+
+    def forward(self, input: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c ..."]:  # noqa: A002
+        """The normed map."""
+        if self.kernels == "fast" and self.num_groups == self.num_channels and input.ndim == 5:
+            affine, backend = self.weight is not None, "compiled"
+            if refuses_norm(input, None, slope=None, affine=affine, backend=backend) is None:
+                return instance_norm(
+                    input, gain=self.weight, shift=self.bias, eps=self.eps, backend=backend
+                )
+        return super().forward(input)
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
@@ -83,6 +137,12 @@ class Linear(nn.Linear):
 
 def drop_in(network: nn.Module) -> None:
     """Make torch's own layers of `network` those of this module, in place."""
-    ours = {nn.Conv3d: Conv3d, nn.InstanceNorm3d: InstanceNorm3d, nn.Linear: Linear}
+    ours = {
+        nn.Conv3d: Conv3d,
+        nn.ConvTranspose3d: ConvTranspose3d,
+        nn.GroupNorm: GroupNorm,
+        nn.InstanceNorm3d: InstanceNorm3d,
+        nn.Linear: Linear,
+    }
     for module in network.modules():
         module.__class__ = ours.get(type(module), type(module))

@@ -5,13 +5,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medseg.nn.drop_in import Conv3d
+
 
 class DynamicPosition(nn.Module):
     """Adds a depthwise 3x3x3 convolution of the tokens to them (arXiv 2102.10882)."""
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
+        self.convolution = Conv3d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i j k c"]:
         """The tokens, which now know what surrounds them."""

@@ -1,21 +1,24 @@
-"""The depthwise convolution against torch's."""
+"""The depthwise layer against torch's convolutions."""
 
 import pytest
 import torch
 from torch.nn import functional
 
 from medseg.nn.depthwise import Depthwise
+from medseg.nn.kernels import choose_kernels
 
 
-@pytest.mark.parametrize("size", [(2, 3, 1), (7, 6, 5), (9, 12, 10)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(2, 3, 1), (9, 12, 10), (8, 9)])
 @pytest.mark.parametrize(("side", "dilation"), [(3, 1), (5, 1), (7, 3), (3, 2)])
 def test_outputs_and_gradients_are_torchs(
-    size: tuple[int, int, int], side: int, dilation: int
+    size: tuple[int, ...], side: int, dilation: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    layer = Depthwise(channels=4, side=side, dilation=dilation).double()
-    image = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
-    expected = functional.conv3d(
+    layer = Depthwise(channels=4, side=side, dilation=dilation, dimensions=len(size)).to(dtype)
+    image = torch.randn(2, 4, *size, dtype=dtype, requires_grad=True)
+    convolve = functional.conv3d if len(size) == 3 else functional.conv2d
+    expected = convolve(
         image,
         layer.weight,
         layer.bias,
@@ -23,20 +26,17 @@ def test_outputs_and_gradients_are_torchs(
         dilation=dilation,
         groups=4,
     )
-    found = layer(image)
-    torch.testing.assert_close(found, expected)
     given = (image, layer.weight, layer.bias)
-    weight = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view_as(found)
-    torch.testing.assert_close(
-        torch.autograd.grad((found * weight).sum(), given),
-        torch.autograd.grad((expected * weight).sum(), given),
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(layer(image), expected)
-
-
-def test_images_are_convolved_too() -> None:
-    layer = Depthwise(channels=3, side=5, dilation=2, dimensions=2)
-    image = torch.randn(1, 3, 8, 9)
-    expected = functional.conv2d(image, layer.weight, layer.bias, 1, 4, 2, 3)
-    torch.testing.assert_close(layer(image), expected)
+    weight = torch.linspace(-1, 1, expected.numel(), dtype=dtype).view_as(expected)
+    for kernels in ("fast", "reference"):
+        choose_kernels(layer, kernels)
+        found = layer(image)
+        near = {} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(found, expected, **near)
+        torch.testing.assert_close(
+            torch.autograd.grad((found * weight).sum(), given),
+            torch.autograd.grad((expected * weight).sum(), given, retain_graph=True),
+            **near,
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(layer(image), expected, **near)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.convolution import split, winograd
-from medseg_kernels.convolution.maps import map_like
+from medseg_kernels.maps import map_like
 
 # A module has refuses(x, weight), why it cannot serve a call, or None; convolve(x, weight, bias,
 # turned=), a map as `map_like` makes it, turned: by the weight from its outputs to its inputs; and

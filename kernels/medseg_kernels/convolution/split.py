@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.constant import constant
-from medseg_kernels.convolution.maps import channels_last, map_like
+from medseg_kernels.maps import channels_last, map_like
 from medseg_kernels.native import NotCompiledError, address, in_threads, library, ranges
 
 SOURCE = Path(__file__).with_name("split.c")

@@ -25,9 +25,8 @@ def refuses(x: Tensor, residual: Tensor | None, *, slope: float | None) -> str |
         return "under torch.compile the compiler fuses the reference"
     if x.device.type not in ("cpu", "cuda"):
         return f"it is not meant for {x.device.type}"
-    for tensor in (x, residual):
-        if tensor is not None and not tensor.is_contiguous(memory_format=torch.channels_last_3d):
-            return "the map does not lie channels last in memory"
+    if not x.is_contiguous(memory_format=torch.channels_last_3d):
+        return "the map does not lie channels last in memory"
     if residual is not None and (x.dtype != residual.dtype or x.dtype.itemsize < 4):
         return "undoing the sum with the residual loses digits below single precision"
     if slope is not None and slope <= 0:
@@ -39,7 +38,12 @@ def forward(
     x: Tensor, residual: Tensor | None, *, slope: float | None, eps: float, overwrite: bool
 ) -> Tensor:
     """leaky_relu(norm(x) + residual), lying channels last."""
-    return _Norm.apply(x, residual, slope, eps, overwrite)
+    return _Norm.apply(x, laid(residual), slope, eps, overwrite)
+
+
+def laid(residual: Tensor | None) -> Tensor | None:
+    """The residual lying channels last."""
+    return None if residual is None else residual.contiguous(memory_format=torch.channels_last_3d)
 
 
 class _Norm(torch.autograd.Function):

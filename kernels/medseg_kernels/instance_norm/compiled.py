@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medseg_kernels.instance_norm import channels_last
-from medseg_kernels.instance_norm.channels_last import as_rows, joined, rows_of
+from medseg_kernels.instance_norm.channels_last import as_rows, joined, laid, rows_of
 from medseg_kernels.native import address, in_threads, library, missing
 
 SOURCE = Path(__file__).with_name("norm.c")
@@ -56,7 +56,8 @@ def forward(
         one is not None and one.requires_grad for one in (x, residual, gain, shift)
     )
     overwrite = overwrite and not (is_affine and learns)
-    return _Norm.apply(x, residual, gain, shift, 1.0 if slope is None else slope, eps, overwrite)
+    slope = 1.0 if slope is None else slope
+    return _Norm.apply(x, laid(residual), gain, shift, slope, eps, overwrite)
 
 
 class _Norm(torch.autograd.Function):

@@ -17,16 +17,57 @@ static void prefetch(const float *from, number begin, number end)
 /* How many floats a packed matrix of `in` by `out` has. */
 number packed_size(number in, number out) { return in * width(out); }
 
+/* Rows and columns of a square exchanged: after each of its halvings, the rows of the two halves are
+   shuffled together. */
+INLINE void turn(vec square[LANES])
+{
+    integers low, high;
+    for (int n = 0; n < LANES; n++) {
+        low[n] = n / 2 + n % 2 * LANES;
+        high[n] = low[n] + LANES / 2;
+    }
+    for (int size = 1; size < LANES; size *= 2) {
+        vec mixed[LANES];
+        for (int n = 0; n < LANES / 2; n++) {
+            mixed[2 * n] = shuffled(square[n], square[n + LANES / 2], low);
+            mixed[2 * n + 1] = shuffled(square[n], square[n + LANES / 2], high);
+        }
+        memcpy(square, mixed, sizeof mixed);
+    }
+}
+
+/* Numbers in `d` on for the numbers out from `at`, LANES of both, whose rows lie in memory as they
+   are: rows of a matrix that is often too far apart for a cache to hold a column of it. */
+static void pack_square(const float *weight, number out_apart, number row, float *packed)
+{
+    vec square[LANES];
+    for (int n = 0; n < LANES; n++)
+        square[n] = load(weight + n * out_apart);
+    turn(square);
+    for (int n = 0; n < LANES; n++)
+        store(packed + n * row, square[n]);
+}
+
 /* A matrix in bands of numbers out, each with a row for each number in. In memory the matrix goes
    `out_apart` floats from one number out to the next, and `in_apart` from one number in. */
 void pack(
     const float *weight, number in, number out, number out_apart, number in_apart, float *packed)
 {
-    for (number at = 0, w; at < out; at += w * LANES) {
+    for (number at = 0, w; at < out; packed += in * w * LANES, at += w * LANES) {
         w = band((width(out) - at) / LANES);
-        for (number d = 0; d < in; d++)
-            for (number n = at; n < at + w * LANES; n++)
-                *packed++ = n < out ? weight[n * out_apart + d * in_apart] : 0;
+        const number row = w * LANES, whole = at + row <= out;
+        const number squares = whole && in_apart == 1 ? in / LANES * LANES : 0;
+        for (number n = 0; n < row; n += LANES)
+            for (number d = 0; d < squares; d += LANES)
+                pack_square(weight + (at + n) * out_apart + d, out_apart, row, packed + d * row + n);
+        for (number d = squares; d < in; d++)
+            if (whole && out_apart == 1)
+                for (number n = 0; n < row; n += LANES)
+                    store(packed + d * row + n, load(weight + at + n + d * in_apart));
+            else
+                for (number n = 0; n < row; n++)
+                    packed[d * row + n] =
+                        at + n < out ? weight[(at + n) * out_apart + d * in_apart] : 0;
     }
 }
 
