@@ -31,10 +31,14 @@ typedef struct {
     number apart[3];
 } Array;
 
-/* Those of queries and keys have a row for each; biases have one for each query, a number a key. */
+/* Those of queries and keys have a row for each; biases have one for each query, a number a key. Keys
+   may stand on a grid of `places`, the last axis fastest, and a bias be a sum of one number an axis:
+   then there are no others, and `axes` have a row for each query, a number a place, save those in
+   front, which may be missing. */
 typedef struct {
     Array query, key, value, bias, result, slope, of_query, of_key, of_value, of_bias;
-    number groups, queries, keys, channels;
+    Array axes[3], of_axes[3];
+    number places[3], groups, queries, keys, channels;
     float scale;
 } Attention;
 
@@ -50,6 +54,19 @@ static Array head_of(const Array *array, number group, number head)
 static float *row_of(const Array *array, number row)
 {
     return array->first + row * array->apart[2];
+}
+
+/* What a head of a group adds to its scores, or what it is differentiated into. */
+typedef struct {
+    Array all, axes[3];
+} Biases;
+
+static Biases biases_of(const Array *all, const Array *axes, number group, number head)
+{
+    Biases found = {.all = head_of(all, group, head)};
+    for (int axis = 0; axis < 3; axis++)
+        found.axes[axis] = head_of(&axes[axis], group, head);
+    return found;
 }
 
 static number width(const Attention *a) { return up(a->channels, LANES); }
@@ -95,6 +112,42 @@ static void lay_bands(const Attention *a, const Array *array, float *to)
     }
 }
 
+/* For the keys `first` to `last`, which come to `length` for each of `outer`: outer + inner. What is
+   read beyond `inner` does not matter, and so much may be written beyond `to`. */
+static void add_outer(
+    const float *outer, const float *inner, number length, number first, number last, float *to)
+{
+    for (number n = first, count; n < last; n += count, to += count) {
+        const number from = n % length;
+        const float each = outer[n / length];
+        count = least(length - from, last - n);
+        for (number t = 0; t < count; t += LANES)
+            store(to + t, load(inner + from + t) + each);
+    }
+}
+
+/* The biases of ROWS rows of keys as sums over axes, `beyond` those the last key. */
+static void lay_axes(
+    const Attention *a, const Biases *biases, float beyond, number row, number rows, number first,
+    number last, float *work, float *to, number to_apart)
+{
+    const number length = a->places[2], plane = a->places[1] * length;
+    float *lane = work, *sums = lane + length + LANES;
+    for (number r = 0; r < ROWS; r++, to += to_apart) {
+        const number from = row + least(r, rows - 1);
+        static const float zero[1] = {0};
+        const float *middle = biases->axes[1].first ? row_of(&biases->axes[1], from) : zero;
+        memcpy(lane, row_of(&biases->axes[2], from), length * sizeof(float));
+        if (biases->axes[0].first) {
+            add_outer(middle, lane, length, 0, plane, sums);
+            add_outer(row_of(&biases->axes[0], from), sums, plane, first, last, to);
+        } else
+            add_outer(middle, lane, length, first, last, to);
+        for (number n = last; n < up(last, LANES); n++)
+            to[n - first] = beyond;
+    }
+}
+
 /* `start` of ROWS rows plus these rows times W vectors of a band; the largest of each lane. */
 INLINE void score(
     const int W, const float *rows, number rows_apart, const float *band, number channels,
@@ -137,19 +190,25 @@ APART static void score_band(
 /* What up to ROWS rows give with the keys `first` to `last`: their biases, from `row` on, are where
    it starts, and `beyond` the last key. */
 static void score_keys(
-    const Attention *a, const Array *bias, float beyond, number row, number rows,
-    const float *queries, const float *bands, number first, number last, float *to,
+    const Attention *a, const Biases *biases, float beyond, number row, number rows,
+    const float *queries, const float *bands, number first, number last, float *work, float *to,
     number to_apart, vec *most)
 {
     static const float zeros[WIDE] = {0};
+    const Array *bias = &biases->all;
+    const int laid = biases->axes[2].first != NULL;
     float edge[ROWS * WIDE];
+    if (laid)
+        lay_axes(a, biases, beyond, row, rows, first, last, work, to, to_apart);
     for (int r = 0; r < ROWS; r++)
         most[r] = splat(-INFINITY);
     for (number at = first; at < last; at += WIDE, to += WIDE) {
         const number wide = wide_at(a, at), across = least(wide, a->keys - at);
         const float *start = edge;
         number apart = WIDE;
-        if (!bias->first && across == wide)
+        if (laid)
+            start = to, apart = to_apart;
+        else if (!bias->first && across == wide)
             start = zeros, apart = 0;
         else if (rows == ROWS && across == wide)
             start = row_of(bias, row) + at, apart = bias->apart[2];
@@ -269,7 +328,7 @@ OVER_CHANNELS(spread)
 
 /* What a thread works in, for one head of a group and for ROWS of its queries. */
 typedef struct {
-    float *queries, *slopes, *results, *scores, *of_scores;
+    float *queries, *slopes, *results, *scores, *of_scores, *axes;
     float *keys, *values; /* in bands, or values in rows where no gradients are asked for */
     float *key_rows, *of_keys, *of_values;
 } Room;
@@ -285,6 +344,7 @@ static Room room_in(const Attention *a, float **space)
 {
     const number few = ROWS * width(a), all = up(a->keys, LANES) * width(a);
     Room room = {part(space, few), part(space, few), part(space, few)};
+    room.axes = part(space, (1 + a->places[1]) * a->places[2] + 2 * LANES);
     if (a->slope.first) {
         room.scores = part(space, ROWS * up(a->keys, LANES));
         room.of_scores = part(space, ROWS * up(a->keys, LANES));
@@ -292,7 +352,7 @@ static Room room_in(const Attention *a, float **space)
         room.of_keys = part(space, all);
         room.of_values = part(space, all);
     } else
-        room.scores = part(space, ROWS * CHUNK);
+        room.scores = part(space, ROWS * CHUNK + LANES); /* where biases are laid somewhat beyond */
     room.keys = part(space, all);
     room.values = part(space, all);
     return room;
@@ -307,7 +367,7 @@ number attend_space(const Attention *a)
 }
 
 static void attend_rows(
-    const Attention *a, const Room *room, const Array *query, const Array *bias, number row,
+    const Attention *a, const Room *room, const Array *query, const Biases *biases, number row,
     number rows, const Array *result)
 {
     float top[ROWS], sum[ROWS] = {0}, kept[ROWS];
@@ -319,8 +379,8 @@ static void attend_rows(
         const number last = least(first + CHUNK, a->keys), keys = last - first;
         vec most[ROWS];
         score_keys(
-            a, bias, -INFINITY, row, rows, room->queries, room->keys, first, last, room->scores,
-            CHUNK, most);
+            a, biases, -INFINITY, row, rows, room->queries, room->keys, first, last, room->axes,
+            room->scores, CHUNK, most);
         weigh(room->scores, CHUNK, up(keys, LANES), most, top, sum, kept);
         for (number r = 0; r < ROWS; r++)
             for (number d = 0; d < width(a); d++)
@@ -339,12 +399,13 @@ void attend(const Attention *a, number begin, number end, float *space)
     for (number n = begin; n < end; n++) {
         const number group = n % a->groups, head = n / a->groups;
         const Array key = head_of(&a->key, group, head), value = head_of(&a->value, group, head);
-        const Array query = head_of(&a->query, group, head), bias = head_of(&a->bias, group, head);
+        const Array query = head_of(&a->query, group, head);
         const Array result = head_of(&a->result, group, head);
+        const Biases biases = biases_of(&a->bias, a->axes, group, head);
         lay_bands(a, &key, room.keys);
         lay_all_rows(a, &value, room.values);
         for (number row = 0; row < a->queries; row += ROWS)
-            attend_rows(a, &room, &query, &bias, row, least(ROWS, a->queries - row), &result);
+            attend_rows(a, &room, &query, &biases, row, least(ROWS, a->queries - row), &result);
     }
 }
 
@@ -367,13 +428,51 @@ static void differentiate(const Room *room, number apart, const float *sum)
     }
 }
 
+/* The sum of some numbers, which are added to others. */
+static float add_and_sum(const float *from, number count, float *to)
+{
+    vec sum = splat(0);
+    number n = 0;
+    for (; n + LANES <= count; n += LANES) {
+        const vec some = load(from + n);
+        store(to + n, load(to + n) + some);
+        sum += some;
+    }
+    float all = total(sum);
+    for (; n < count; n++)
+        to[n] += from[n], all += from[n];
+    return all;
+}
+
+/* The gradient of each axis's biases of a query: that of its scores, summed over the other axes. */
+static void sum_axes(
+    const Attention *a, const float *scores, number row, float *work, const Biases *of)
+{
+    const number length = a->places[2], plane = a->places[1] * length;
+    float *lane = row_of(&of->axes[2], row);
+    if (of->axes[0].first) {
+        float *to = row_of(&of->axes[0], row);
+        memset(work, 0, plane * sizeof(float));
+        for (number i = 0; i < a->places[0]; i++)
+            to[i] = add_and_sum(scores + i * plane, plane, work);
+        scores = work;
+    }
+    memset(lane, 0, length * sizeof(float));
+    for (number j = 0; j < a->places[1]; j++) {
+        const float sum = add_and_sum(scores + j * length, length, lane);
+        if (of->axes[1].first)
+            row_of(&of->axes[1], row)[j] = sum;
+    }
+}
+
 /* With P = softmax(S), S = scale Q K^T + B, and G the gradient of P V: dV = P^T G,
    dS = P dP - P sum(P dP) with dP = G V^T, dQ = scale dS K, dK = scale dS^T Q, dB = dS. */
 static void gradients_of_rows(
-    const Attention *a, const Room *room, const Array *query, const Array *bias,
-    const Array *slope, number row, number rows, const Array *of_query, const Array *of_bias)
+    const Attention *a, const Room *room, const Array *query, const Biases *biases,
+    const Array *slope, number row, number rows, const Array *of_query, const Biases *of_biases)
 {
-    static const Array nothing = {0};
+    static const Biases nothing = {0};
+    const Array *of_bias = &of_biases->all;
     const number apart = up(a->keys, LANES);
     float top[ROWS], sum[ROWS] = {0}, kept[ROWS];
     vec most[ROWS];
@@ -382,12 +481,12 @@ static void gradients_of_rows(
     lay_rows(a, query, row, rows, a->scale, room->queries);
     lay_rows(a, slope, row, rows, 1, room->slopes);
     score_keys(
-        a, bias, -INFINITY, row, rows, room->queries, room->keys, 0, a->keys, room->scores, apart,
-        most);
+        a, biases, -INFINITY, row, rows, room->queries, room->keys, 0, a->keys, room->axes,
+        room->scores, apart, most);
     weigh(room->scores, apart, apart, most, top, sum, kept);
     score_keys(
-        a, &nothing, 0, row, rows, room->slopes, room->values, 0, a->keys, room->of_scores, apart,
-        most);
+        a, &nothing, 0, row, rows, room->slopes, room->values, 0, a->keys, room->axes,
+        room->of_scores, apart, most);
     differentiate(room, apart, sum);
     spread(a, room->scores, apart, room->slopes, a->keys, room->of_values);
     spread(a, room->of_scores, apart, room->queries, a->keys, room->of_keys);
@@ -398,6 +497,8 @@ static void gradients_of_rows(
             row_of(of_query, row + r)[d] = a->scale * room->results[r * width(a) + d];
         for (number n = 0; n < (of_bias->first ? a->keys : 0); n++)
             row_of(of_bias, row + r)[n] += room->of_scores[r * apart + n];
+        if (of_biases->axes[2].first)
+            sum_axes(a, room->of_scores + r * apart, row + r, room->axes, of_biases);
     }
 }
 
@@ -415,12 +516,13 @@ void attend_backward(const Attention *a, number begin, number end, float *space)
     for (number n = begin; n < end; n++) {
         const number group = n % a->groups, head = n / a->groups;
         const Array key = head_of(&a->key, group, head), value = head_of(&a->value, group, head);
-        const Array query = head_of(&a->query, group, head), bias = head_of(&a->bias, group, head);
+        const Array query = head_of(&a->query, group, head);
         const Array slope = head_of(&a->slope, group, head);
         const Array of_query = head_of(&a->of_query, group, head);
         const Array of_key = head_of(&a->of_key, group, head);
         const Array of_value = head_of(&a->of_value, group, head);
-        const Array of_bias = head_of(&a->of_bias, group, head);
+        const Biases biases = biases_of(&a->bias, a->axes, group, head);
+        const Biases of_biases = biases_of(&a->of_bias, a->of_axes, group, head);
         lay_bands(a, &key, room.keys);
         lay_bands(a, &value, room.values);
         lay_all_rows(a, &key, room.key_rows);
@@ -428,8 +530,8 @@ void attend_backward(const Attention *a, number begin, number end, float *space)
         memset(room.of_values, 0, all);
         for (number row = 0; row < a->queries; row += ROWS)
             gradients_of_rows(
-                a, &room, &query, &bias, &slope, row, least(ROWS, a->queries - row), &of_query,
-                &of_bias);
+                a, &room, &query, &biases, &slope, row, least(ROWS, a->queries - row), &of_query,
+                &of_biases);
         take_rows(a, room.of_keys, &of_key);
         take_rows(a, room.of_values, &of_value);
     }

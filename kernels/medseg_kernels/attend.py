@@ -2,7 +2,8 @@
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -13,18 +14,24 @@ from medseg_kernels.constant import constant
 from medseg_kernels.native import address, in_threads, library, missing
 
 SOURCE = Path(__file__).with_name("attend.c")
+# Bytes of scores that torch works on at a time where biases are sums: half of a second-level cache.
+_BYTES = 1 << 20
 _Number = ctypes.c_longlong
-_GIVEN = ("query", "key", "value", "bias")
-_ARRAYS = (*_GIVEN, "result", "slope", "of_query", "of_key", "of_value", "of_bias")
+_Three = _Number * 3
+_ARRAYS = (
+    "query", "key", "value", "bias", "result", "slope", "of_query", "of_key", "of_value", "of_bias",
+)  # fmt: skip
 
 
 class _Array(ctypes.Structure):
-    _fields_ = (("first", ctypes.c_void_p), ("apart", _Number * 3))
+    _fields_ = (("first", ctypes.c_void_p), ("apart", _Three))
 
 
 class _Attention(ctypes.Structure):
     _fields_ = (
         *((name, _Array) for name in _ARRAYS),
+        *((name, _Array * 3) for name in ("axes", "of_axes")),
+        ("places", _Three),
         *((name, _Number) for name in ("groups", "queries", "keys", "channels")),
         ("scale", ctypes.c_float),
     )
@@ -36,21 +43,31 @@ def forward(
     value: Tensor,  # (g, heads, m, e)
     bias: Tensor | None,  # (g or 1, heads or 1, n, m)
     scale: float | None = None,
+    *,
+    axes: Sequence[Tensor] = (),  # (g, heads, n, w), m the product of up to three w
 ) -> Tensor:
     """softmax(scale Q K^T + B) V: (g, heads, n, e), which lies as (g, n, heads, e) in memory.
 
     In C for float32 on a CPU that has a compiler, by torch's fused attention otherwise. Where
-    `scale` is not given it is 1 / sqrt(e).
+    `scale` is not given it is 1 / sqrt(e). Instead of a bias there may be `axes` of a grid on which
+    the keys stand, the last one fastest: a key's bias is the sum of the numbers at its places.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if refuses(query.device, query.dtype) is not None:
-        with torch.autocast(query.device.type, enabled=False):
-            return functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias, scale=scale
-            )
     g, heads, n, e = query.shape
     result = query.new_empty((g, n, heads, e)).transpose(1, 2)
-    given = _told(query, key, value, bias, scale, result=result)
+    if refuses(query.device, query.dtype) is not None:
+        with torch.autocast(query.device.type, enabled=False):
+            if not axes:
+                return functional.scaled_dot_product_attention(
+                    query, key, value, attn_mask=bias, scale=scale
+                )
+            for part, rows in _blocks(query, key):
+                result[part][:, :, rows] = functional.scaled_dot_product_attention(
+                    query[part][:, :, rows], key[part], value[part],
+                    attn_mask=_joined(axes, part, rows).to(query.dtype), scale=scale,
+                )  # fmt: skip
+        return result
+    given = _told(query, key, value, bias, scale, axes, result=result)
     _run("attend", given, g * heads)
     return result
 
@@ -65,21 +82,26 @@ def backward(
     into: Sequence[Tensor],
     of_bias: Tensor | None = None,
     scale: float | None = None,
+    axes: Sequence[Tensor] = (),
+    of_axes: Sequence[Tensor] = (),
 ) -> None:
     """The gradients of `forward`, from that of its result, `slope`.
 
     Those of query, key and value are written over `into`, three tensors of their shapes in any
-    layout whose last axis lies together; that of the bias is added to `of_bias` (g or 1, heads,
-    n, m). All are of one type, float32 at least.
+    layout whose last axis lies together, and those of `axes` over `of_axes`; that of the bias is
+    added to `of_bias` (g or 1, heads, n, m). All are of one type, float32 at least.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     if refuses(query.device, query.dtype) is not None:
-        _in_torch(query, key, value, bias, slope, into, of_bias, scale)
+        if axes:
+            _of_axes_in_torch(query, key, value, slope, into, scale, axes, of_axes)
+        else:
+            _in_torch(query, key, value, bias, slope, into, of_bias, scale)
         return
     g, heads = query.shape[:2]
     of_query, of_key, of_value = into
     given = _told(
-        query, key, value, bias, scale, slope=_rows(slope),
+        query, key, value, bias, scale, axes, of_axes, slope=slope,
         of_query=of_query, of_key=of_key, of_value=of_value, of_bias=of_bias,
     )  # fmt: skip
     # One thread alone adds to a head's biases, those of one group after those of the other.
@@ -129,44 +151,100 @@ def _in_torch(
         target.copy_(rows.unflatten(0, (g, heads)))
 
 
+def _of_axes_in_torch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    slope: Tensor,
+    into: Sequence[Tensor],
+    scale: float,
+    axes: Sequence[Tensor],
+    of_axes: Sequence[Tensor],
+) -> None:
+    of_query, of_key, of_value = into
+    of_key.zero_()
+    of_value.zero_()
+    for part, rows in _blocks(query, key):
+        some, bias = query[part][:, :, rows], _joined(axes, part, rows)
+        d_rows = torch.empty_like(some), torch.empty_like(key[part]), torch.empty_like(value[part])
+        d_scores = torch.zeros_like(bias)
+        given = some, key[part], value[part], bias, slope[part][:, :, rows]
+        _in_torch(*given, d_rows, d_scores, scale)
+        of_query[part][:, :, rows] = d_rows[0]
+        of_key[part] += d_rows[1]
+        of_value[part] += d_rows[2]
+        grid = d_scores.unflatten(-1, [axis.shape[-1] for axis in axes])
+        for number, target in enumerate(of_axes):
+            others = [3 + axis for axis in range(len(axes)) if axis != number]
+            target[part][:, :, rows] = grid.sum(others) if others else grid
+
+
+def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[tuple[slice, slice], slice]]:
+    """Groups and heads, and rows of their queries, whose scores fit."""
+    rows = max(16, _BYTES // torch.promote_types(key.dtype, torch.float32).itemsize // key.shape[2])
+    for group in range(len(query)):
+        for head in range(query.shape[1]):
+            for row in range(0, query.shape[2], rows):
+                part = slice(group, group + 1), slice(head, head + 1)
+                yield part, slice(row, row + rows)
+
+
+def _joined(axes: Sequence[Tensor], part: tuple[slice, slice], rows: slice) -> Tensor:
+    """The bias of every pair."""
+    spread = []
+    for number, axis in enumerate(axes):
+        shape = [-1 if number == other else 1 for other in range(len(axes))]
+        spread.append(axis[part][:, :, rows].unflatten(-1, shape))
+    return reduce(torch.add, spread).flatten(3)
+
+
 def _told(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     bias: Tensor | None,
     scale: float,
+    axes: Sequence[Tensor],
+    of_axes: Sequence[Tensor] = (),
     **others: Tensor | None,
-) -> tuple[_Attention, dict[str, Tensor]]:
+) -> tuple[_Attention, list[Tensor]]:
     """What the source is told, and the tensors that have to live until it is done."""
     g, heads, n, e = query.shape
-    arrays = {"query": _rows(query), "key": _rows(key), "value": _rows(value)}
-    optional = {"bias": None if bias is None else _rows(bias), **others}
-    arrays |= {name: x for name, x in optional.items() if x is not None}
+    assert bias is None or not axes, "one bias or the other"
+    optional = {"query": query, "key": key, "value": value, "bias": bias, **others}
+    arrays = {name: _close(x) for name, x in optional.items() if x is not None}
     told = _Attention(groups=g, queries=n, keys=key.shape[2], channels=e, scale=scale)
     for name, x in arrays.items():
-        assert x.stride(-1) == 1 or x.shape[-1] == 1
-        apart = x.expand(g, heads, -1, -1).stride()[:3]
-        setattr(told, name, _Array(address(x), (_Number * 3)(*apart)))
-    return told, arrays
+        setattr(told, name, _array(x.expand(g, heads, -1, -1)))
+    axes = [_close(axis) for axis in axes]
+    missing_axes = 3 - len(axes)
+    told.places = _Three(*[1] * missing_axes, *(axis.shape[-1] for axis in axes))
+    for target, given in ((told.axes, axes), (told.of_axes, of_axes)):
+        for number, x in enumerate(given, start=missing_axes):
+            target[number] = _array(x)
+    return told, [*arrays.values(), *axes]
 
 
-def _run(
-    name: str, given: tuple[_Attention, dict[str, Tensor]], heads: int, together: int = 1
-) -> None:
+def _array(x: Tensor) -> _Array:
+    assert x.stride(-1) == 1 or x.shape[-1] == 1
+    return _Array(address(x), _Three(*x.stride()[:3]))
+
+
+def _run(name: str, given: tuple[_Attention, list[Tensor]], heads: int, together: int = 1) -> None:
     told, arrays = given
     count = library(SOURCE).attend_space
     count.restype = _Number
     size = count(ctypes.byref(told))
 
     def work(begin: int, end: int) -> None:
-        space = arrays["query"].new_empty(size)
+        space = arrays[0].new_empty(size)
         numbers = (_Number(begin * together), _Number(end * together))
         getattr(library(SOURCE), name)(ctypes.byref(told), *numbers, address(space))
 
     in_threads(heads // together, work)
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def _close(tensor: Tensor) -> Tensor:
     """The tensor with its last axis close together."""
     tensor = tensor.detach()
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

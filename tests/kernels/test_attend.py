@@ -1,5 +1,7 @@
 """The CPU's attention, of each width of vectors, against torch's in double precision."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,16 @@ CASES = {
     "more keys than a chunk": ((2, 2, 50, 1000, 64), (True, False)),
     "no bias": ((1, 2, 17, 800, 80), None),
     "large heads": ((2, 1, 9, 48, 128), (False, False)),
+}
+
+
+# Groups, heads, queries and channels; the axes of the keys.
+ON_A_GRID = {
+    "a window of three axes": ((2, 3, 60, 16), (3, 4, 5)),
+    "of two": ((2, 2, 196, 64), (14, 14)),
+    "of one": ((1, 2, 5, 8), (37,)),
+    "more keys than a chunk": ((1, 2, 30, 24), (5, 13, 17)),
+    "axes of one place": ((2, 1, 9, 13), (1, 3, 1)),
 }
 
 
@@ -79,6 +91,76 @@ def test_equals_torch_in_double_precision(case) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_each_width_of_vectors(case) -> None:
     _assert_right(case)
+
+
+def _drawn_on_a_grid(case: str) -> tuple[list[Tensor], list[Tensor]]:
+    (g, heads, n, e), extents = ON_A_GRID[case]
+    m = math.prod(extents)
+    tokens = [torch.randn(g, rows, heads, e).transpose(1, 2) for rows in (n, m, m)]
+    axes = [torch.randn(g, heads, n, w) for w in extents]
+    for axis in axes:
+        axis[..., 1:].masked_fill_(torch.rand(axis[..., 1:].shape) < 0.3, -torch.inf)
+    return tokens, axes
+
+
+def _gradients_on_a_grid(tokens: list[Tensor], axes: list[Tensor], slope: Tensor) -> list[Tensor]:
+    into = [torch.full_like(one, torch.nan) for one in tokens]
+    of_axes = [torch.full_like(one, torch.nan) for one in axes]
+    attend.backward(*tokens, None, slope, into=into, axes=axes, of_axes=of_axes)
+    return [*into, *of_axes]
+
+
+def _assert_right_on_a_grid(case: str) -> None:
+    tokens, axes = _drawn_on_a_grid(case)
+    found = attend.forward(*tokens, None, axes=axes)
+    leaves = [one.double().requires_grad_() for one in (*tokens, *axes)]
+    query, key, value, *exact = leaves
+    bias = torch.zeros(1, dtype=torch.float64)
+    for axis in exact:  # each in turn the fastest so far
+        bias = (bias[..., None] + axis[..., None, :]).flatten(3)
+    expected = (query @ key.mT / query.shape[-1] ** 0.5 + bias).softmax(-1) @ value
+    assert (found - expected).abs().max() <= 1e-5
+    assert found.transpose(1, 2).is_contiguous()
+    slope = torch.randn(found.shape)
+    truth = torch.autograd.grad(expected, leaves, slope.double())
+    for ours, exactly in zip(_gradients_on_a_grid(tokens, axes, slope), truth, strict=True):
+        assert (ours - exactly).abs().max() <= 1e-5 * max(1, exactly.abs().max())
+
+
+@pytest.mark.parametrize("case", ON_A_GRID)
+def test_a_bias_may_be_a_sum_over_axes(case) -> None:
+    _assert_right_on_a_grid(case)
+
+
+@pytest.mark.usefixtures("narrow_vectors")
+@pytest.mark.parametrize("case", ON_A_GRID)
+def test_sums_over_axes_with_each_width_of_vectors(case) -> None:
+    _assert_right_on_a_grid(case)
+
+
+@pytest.mark.parametrize("case", ON_A_GRID)
+def test_sums_over_axes_without_a_compiler(monkeypatch, case) -> None:
+    monkeypatch.setattr(attend, "_unready", lambda: "no compiler here")
+    monkeypatch.setattr(attend, "_BYTES", 1 << 14)  # several blocks
+    _assert_right_on_a_grid(case)
+
+
+def test_memory_that_nobody_wrote_is_not_read() -> None:
+    tokens, axes = _drawn_on_a_grid("more keys than a chunk")
+    slope = torch.randn(tokens[0].shape)
+
+    def run() -> list[Tensor]:
+        mixed = attend.forward(*tokens, None, axes=axes)
+        return [mixed, *_gradients_on_a_grid(tokens, axes, slope)]
+
+    expected = run()
+    torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        found = run()
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
