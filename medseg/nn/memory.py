@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 # Names and values of <malloc.h>, and the values that glibc begins with.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NEVER, _NONE = 2**31 - 1, 0
+_NEVER, _NONE = -1, 0
 _USUAL_THRESHOLD, _USUAL_MOST = 128 << 10, 65536
 
 

@@ -10,6 +10,8 @@ from medseg.inference.memory import resident
 from medseg.nn.memory import reused_memory
 
 BYTES = 64 << 20
+# glibc keeps so much at most where it is told a largest number.
+MUCH = 2**31 + BYTES
 
 pytestmark = pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
@@ -28,6 +30,25 @@ def test_blocks_are_soon_found_in_what_was_freed() -> None:
         for _ in range(8):  # small things may come to lie between the first ones
             _faults()
         assert _faults() < 100
+
+
+@pytest.mark.slow
+def test_much_is_kept_too() -> None:
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+
+    def faults() -> int:
+        """As above, of a block that nothing small comes to lie behind."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = library.malloc(MUCH)
+        ctypes.memset(block, 1, MUCH)
+        library.free(block)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with reused_memory():
+        faults()
+        assert faults() < 100
 
 
 def test_in_the_end_all_is_given_back_and_the_system_asked_again() -> None:
