@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from medseg.cli.parser import parsed
 from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
+from medseg.nn import memory
 
 OURS, WRONG_USE, INTERRUPTED, UNREAD = 1, 2, 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -29,6 +30,7 @@ THEIRS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
+    memory.prepare()
     given = list(sys.argv[1:] if arguments is None else arguments)
     terminal = Terminal(quiet="--quiet" in given, as_json="--json" in given)
     try:

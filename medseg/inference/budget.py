@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,9 @@ EXPORT, A_THREAD = 64 << 20, 16 << 20
 BYTES = {torch.float32: 4, torch.float16: 2}
 # A walk that takes no more than this share of what is free need not be measured first.
 CLEARLY_FREE = 0.25
+# What a network takes more, as a share, where blocks that it freed wait for their next use: they
+# do not fit each other as pages do.
+BETWEEN_BLOCKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,16 @@ class Need:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was chosen so that the walk fits, and what it then takes."""
+    """What was chosen so that the walk fits, and what it then takes.
+
+    `keeps_memory`: there is room for memory that one window frees to wait for the next.
+    """
 
     sums: torch.dtype
     sums_device: torch.device
     batch_size: int
     need: Need
+    keeps_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +105,8 @@ def fitted(demand: Demand, settings: WalkSettings, device: torch.device) -> Fit:
         ram = fit.need.labels if on_device else fit.need.total - _network_elsewhere(fit, device)
         if ram <= allowed and _fits_on(device, fit, settings):
             _tell(fit, settings)
-            return fit
+            between = int(BETWEEN_BLOCKS * fit.need.network)
+            return replace(fit, keeps_memory=device.type == "cpu" and ram + between <= allowed)
     assert smallest is not None
     shape = "x".join(map(str, demand.windows.shape))
     needed, held = memory.shown(smallest.need.total), memory.shown(memory.resident())

@@ -121,8 +121,9 @@ class Predictor:
         target = self.task.target
         walk = self._walk_over(image, label_bytes=_label_bytes(record, target))
         labels = SourceLabels(record, target)
-        for box in walk.boxes(self._blend, image, linked=labels.linked, listener=listener):
-            labels.add(box, self._blend)
+        with walk.memory():
+            for box in walk.boxes(self._blend, image, linked=labels.linked, listener=listener):
+                labels.add(box, self._blend)
         return LabelVolume(labels.array, record.source_grid, target.labels)
 
     def label_with_probabilities(
@@ -140,9 +141,10 @@ class Predictor:
         )
         labels = SourceLabels(record, target)
         whole = torch.empty((self._blend.channels, *image.shape[1:]))
-        for box in walk.boxes(self._blend, image, linked=labels.linked, listener=listener):
-            labels.add(box, self._blend)
-            whole[(slice(None), *box.place)] = box.mean
+        with walk.memory():
+            for box in walk.boxes(self._blend, image, linked=labels.linked, listener=listener):
+                labels.add(box, self._blend)
+                whole[(slice(None), *box.place)] = box.mean
         made = LabelVolume(labels.array, record.source_grid, target.labels)
         return made, Probabilities(whole, self._blend, record=record, target=target)
 
@@ -155,7 +157,8 @@ class Predictor:
             InputFault: they are not all finite (E_LOGITS).
         """
         walk = self._walk_over(image, label_bytes=4 * self.task.out_channels * image[0].numel())
-        result = gathered(walk, self._blend, image, listener=listener)
+        with walk.memory():
+            result = gathered(walk, self._blend, image, listener=listener)
         refuse_nonfinite_logits(result)
         return result
 
@@ -252,6 +255,7 @@ class Predictor:
             sums_device=fit.sums_device,
             sums=fit.sums,
             autocast=AUTOCAST[self.settings.precision],
+            keeps_memory=fit.keeps_memory,
         )
 
     def _refuse_channels(self, volume: Volume) -> None:

@@ -8,6 +8,7 @@ a window.
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from medseg.inference.blend import Blend, BlendLogits, Mirroring, Network
 from medseg.inference.bricks import Box, Bricks
 from medseg.inference.cuts import walk_axes
 from medseg.inference.window import Triple, Windows, window_of
+from medseg.nn.memory import reused_memory
 from medseg.progress import Listener, Progress, silent
 
 
@@ -26,7 +28,8 @@ class Walk:
     """How the windows are run: `batch_size` at a time on `device`, summed on `sums_device`.
 
     Windows follow each other along the last of `axes`, then the second, then the first. `sums` is
-    the type that the sums are kept in.
+    the type that the sums are kept in. With `keeps_memory` what one window frees waits for the next
+    inside `memory`.
     """
 
     windows: Windows
@@ -36,6 +39,11 @@ class Walk:
     sums_device: torch.device | str = "cpu"
     sums: torch.dtype = torch.float32
     autocast: torch.dtype | None = None
+    keeps_memory: bool = False
+
+    def memory(self) -> AbstractContextManager[None]:
+        """What the walk is to be within."""
+        return reused_memory() if self.keeps_memory else nullcontext()
 
     def boxes(
         self,

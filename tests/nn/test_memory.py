@@ -2,6 +2,8 @@
 
 import ctypes
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,6 +51,38 @@ def test_much_is_kept_too() -> None:
     with reused_memory():
         faults()
         assert faults() < 100
+
+
+def test_a_thread_keeps_its_blocks_too_where_the_process_was_prepared() -> None:
+    program = """
+import resource, sys, threading
+from medseg.nn.memory import prepare, reused_memory
+prepare()
+import torch
+def run():
+    with reused_memory():
+        for _ in range(8):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.empty(96 << 20, dtype=torch.uint8).fill_(1)
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+found = []
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+sys.stdout.write(str(found[-1]))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) < 16  # a large page of 2 MB each would be 48
+
+
+def test_what_is_open_elsewhere_is_not_given_back() -> None:
+    with reused_memory():
+        with reused_memory():
+            _faults()
+        for _ in range(8):
+            _faults()
+        assert _faults() < 100
 
 
 def test_in_the_end_all_is_given_back_and_the_system_asked_again() -> None:
