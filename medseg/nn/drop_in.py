@@ -21,20 +21,21 @@ class Conv3d(small_maps.Conv3d):
 
     def forward(self, input: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:  # noqa: A002
         """The convolved map."""
-        if self.kernels == "fast" and is_centered(self):
-            stride, dilation = self.stride[0], self.dilation[0]
-            if is_depthwise(self):
-                if chosen_depthwise(input, self.weight, stride=stride) == "compiled":
-                    return depthwise(
-                        input, self.weight, self.bias, stride=stride, dilation=dilation
-                    )
-            elif self.groups == 1 and set(self.kernel_size) == {1}:
-                if input.device.type == "cpu":  # a product of matrices is several times faster
-                    voxels = input[:, :, ::stride, ::stride, ::stride].movedim(1, -1)
-                    return linear(voxels, self.weight.flatten(1), self.bias).movedim(-1, 1)
-            elif self.groups == stride == dilation == 1 and chosen(input, self.weight) != "torch":
-                return convolution(input, self.weight, self.bias)
-        return super().forward(input)
+        served = self._served(input) if self.kernels == "fast" and _is_centered(self) else None
+        return super().forward(input) if served is None else served
+
+    def _served(self, x: Tensor) -> Tensor | None:
+        """What a kernel makes of the map, None where torch is to."""
+        if _is_depthwise(self):
+            return _convolved_apart(self, x)
+        step = self.stride[0]
+        if self.groups == 1 and set(self.kernel_size) == {1} and x.device.type == "cpu":
+            # A product of matrices is several times as fast.
+            voxels = x[:, :, ::step, ::step, ::step].movedim(1, -1)
+            return linear(voxels, self.weight.flatten(1), self.bias).movedim(-1, 1)
+        if self.groups == step == self.dilation[0] == 1 and chosen(x, self.weight) != "torch":
+            return convolution(x, self.weight, self.bias)
+        return None
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
@@ -48,33 +49,11 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         output_size: list[int] | None = None,
     ) -> Float[Tensor, "b d i2 j2 k2"]:
         """The convolved map."""
-        if (
-            self.kernels == "fast"
-            and output_size is None
-            and not any(self.output_padding)
-            and is_centered(self)
-            and is_depthwise(self)
-        ):
-            given = {"stride": self.stride[0], "transposed": True}
-            if chosen_depthwise(input, self.weight, **given) == "compiled":
-                return depthwise(input, self.weight, self.bias, dilation=self.dilation[0], **given)
-        return super().forward(input, output_size)
-
-
-def is_centered(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
-    """Whether an odd kernel reaches as far beyond both ends, with one step along all axes."""
-    reach = tuple(side // 2 * layer.dilation[0] for side in layer.kernel_size)
-    return (
-        layer.padding == reach
-        and layer.padding_mode == "zeros"
-        and all(side % 2 for side in layer.kernel_size)
-        and len(set(layer.stride)) == len(set(layer.dilation)) == 1
-    )
-
-
-def is_depthwise(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
-    """Whether each channel is convolved by itself."""
-    return 1 < layer.groups == layer.in_channels == layer.out_channels
+        fits = output_size is None and not any(self.output_padding) and _is_centered(self)
+        served = None
+        if self.kernels == "fast" and fits and _is_depthwise(self):
+            served = _convolved_apart(self, input)
+        return super().forward(input, output_size) if served is None else served
 
 
 class GroupNorm(nn.GroupNorm):
@@ -146,3 +125,26 @@ def drop_in(network: nn.Module) -> None:
     }
     for module in network.modules():
         module.__class__ = ours.get(type(module), type(module))
+
+
+def _is_centered(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    """Whether an odd kernel reaches as far beyond both ends, with one step along all axes."""
+    reach = tuple(side // 2 * layer.dilation[0] for side in layer.kernel_size)
+    return (
+        layer.padding == reach
+        and layer.padding_mode == "zeros"
+        and all(side % 2 for side in layer.kernel_size)
+        and len(set(layer.stride)) == len(set(layer.dilation)) == 1
+    )
+
+
+def _is_depthwise(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    return 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def _convolved_apart(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> Tensor | None:
+    """Each channel convolved by itself, where that is compiled."""
+    steps = {"stride": layer.stride[0], "transposed": isinstance(layer, nn.ConvTranspose3d)}
+    if chosen_depthwise(x, layer.weight, **steps) != "compiled":
+        return None
+    return depthwise(x, layer.weight, layer.bias, dilation=layer.dilation[0], **steps)
