@@ -10,7 +10,8 @@ image encoder, which needs medseg[sam]. "plain" holds a bias for every pair of t
 in a block or encoder the other forms take their other layers from medseg_kernels too. Forms take
 turns, and a ratio is the median over rounds of plain's time to the form's. Processor time on a CPU;
 with --device cuda, in bfloat16, CUDA events, and compiled FlexAttention as a further peer where the
-attention is global. The last column counts what a form holds beside qkv and its output.
+attention is global. Freed memory stays with the process, as where medseg trains and predicts. The last
+column counts what a form holds beside qkv and its output.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from measured import in_turn, kept, peak, ratio
 from torch import Tensor, nn
 
 from medseg.nn.drop_in import drop_in
+from medseg.nn.memory import reused_memory
 from medseg_kernels.axial_bias_attention import axial_bias_attention
 from medseg_kernels.axial_bias_attention.biases import widths
 from medseg_kernels.axial_bias_attention.partition import cut, join
@@ -126,9 +128,10 @@ def _rows(
 ) -> Iterator[list[str]]:
     """A form each; the whole encoder, which has no `case`, is not trained here."""
     given = {"repeats": options.repeats, "device": options.device}
-    forward = in_turn([partial(_forward, form, x) for form in forms.values()], **given)
+    with reused_memory():
+        forward = in_turn([partial(_forward, form, x) for form in forms.values()], **given)
+        train = case and in_turn([partial(_train, form, x) for form in forms.values()], **given)
     peaks = [peak(partial(_forward, form, x), options.device) for form in forms.values()]
-    train = case and in_turn([partial(_train, form, x) for form in forms.values()], **given)
     with torch.no_grad():
         outputs = [form(x) for form in forms.values()]
     for number, (name, form) in enumerate(forms.items()):
