@@ -10,8 +10,8 @@ image encoder, which needs medseg[sam]. "plain" holds a bias for every pair of t
 in a block or encoder the other forms take their other layers from medseg_kernels too. Forms take
 turns, and a ratio is the median over rounds of plain's time to the form's. Processor time on a CPU;
 with --device cuda, in bfloat16, CUDA events, and compiled FlexAttention as a further peer where the
-attention is global. Freed memory stays with the process, as where medseg trains and predicts. The last
-column counts what a form holds beside qkv and its output.
+attention is global. Freed memory stays with the process, as where medseg trains and predicts. The
+last column counts what a form holds beside qkv and its output.
 """
 
 import argparse

@@ -45,7 +45,7 @@ def main() -> None:
                 print(_row(f"f{feature_size} {size}^3 {name}", forward, None, difference))
             held = [kept(lambda m=m, x=image: m(x), m) / 2**30 for m in (theirs, ours)]
             models = {**peer, ours: reused_memory}
-            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), models)
+            training = _in_turn(options.repeats, lambda m, x=image: _train(m, x), models, warm=2)
             difference = _apart(theirs, ours, image)
             name = f"f{feature_size} {size}^3 forward + backward"
             print(_row(name, training, held, difference), flush=True)
@@ -84,15 +84,23 @@ def _train(model: nn.Module, image: Tensor) -> None:
 
 
 def _in_turn(
-    repeats: int, run: Callable, around: dict[nn.Module, Callable[[], AbstractContextManager]]
+    repeats: int,
+    run: Callable,
+    around: dict[nn.Module, Callable[[], AbstractContextManager]],
+    *,
+    warm: int = 1,
 ) -> list[float]:
-    """Median processor seconds of each model, run twice in its context: the first is to warm up."""
+    """Median processor seconds of each model, run in its context after `warm` other runs there.
+
+    Memory that a training keeps has found its size after two steps.
+    """
     rounds = []
     for _ in range(repeats):
         seconds = []
         for model, context in around.items():
             with context():
-                run(model)
+                for _ in range(warm):
+                    run(model)
                 start = time.process_time()
                 run(model)
                 seconds.append(time.process_time() - start)
