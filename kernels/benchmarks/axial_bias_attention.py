@@ -1,8 +1,8 @@
 """Attention with decomposed relative positions: each form, and what Segment Anything does.
 
 python kernels/benchmarks/axial_bias_attention.py [--tables layers block encoder] [--crop 64]
-[--repeats 1] [--threads 1] [--device cpu] prints rows of kernels/README.md; without a choice, those
-of layers.
+[--repeats 1] [--threads 1] [--device cpu] [--reuse] prints rows of kernels/README.md; without a
+choice, those of layers.
 
 layers: attention alone, at the sizes of SAM ViT-B on 1024^2 pixels and of 3DSAM-adapter on a crop
 of 64^3 voxels, 16^3 tokens. block: a whole block of 3DSAM-adapter's encoder. encoder: SAM ViT-B's
@@ -10,8 +10,8 @@ image encoder, which needs medseg[sam]. "plain" holds a bias for every pair of t
 in a block or encoder the other forms take their other layers from medseg_kernels too. Forms take
 turns, and a ratio is the median over rounds of plain's time to the form's. Processor time on a CPU;
 with --device cuda, in bfloat16, CUDA events, and compiled FlexAttention as a further peer where the
-attention is global. Freed memory stays with the process, as where medseg trains and predicts. The
-last column counts what a form holds beside qkv and its output.
+attention is global. With --reuse freed memory stays with the process, as where medseg trains and
+predicts. The last column counts what a form holds beside qkv and its output.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import copy
 import math
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--reuse", action="store_true", help="with freed memory kept, on a CPU")
     return parser.parse_args()
 
 
@@ -128,7 +130,7 @@ def _rows(
 ) -> Iterator[list[str]]:
     """A form each; the whole encoder, which has no `case`, is not trained here."""
     given = {"repeats": options.repeats, "device": options.device}
-    with reused_memory():
+    with reused_memory() if options.reuse else nullcontext():
         forward = in_turn([partial(_forward, form, x) for form in forms.values()], **given)
         train = case and in_turn([partial(_train, form, x) for form in forms.values()], **given)
     peaks = [peak(partial(_forward, form, x), options.device) for form in forms.values()]
