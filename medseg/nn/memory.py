@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ def prepare() -> None:
     """
     environment = os.environ  # noqa: TID251  # torch and glibc read it, not medseg
     environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    library = ctypes.CDLL(None)
-    if environment.setdefault(_ARENAS, "1") == "1" and hasattr(library, "mallopt"):
+    library = _glibc()
+    if environment.setdefault(_ARENAS, "1") == "1" and library is not None:
         library.mallopt(_ARENA_MAX, 1)
 
 
@@ -44,8 +45,8 @@ def reused_memory() -> Iterator[None]:
     that the process keeps the most that it ever held, until the last end of those that are open
     gives all of it back. Where there is no glibc, nothing changes.
     """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
+    library = _glibc()
+    if library is None:
         log.debug("freed memory goes back to the system: the C library has no mallopt")
         yield
         return
@@ -54,6 +55,12 @@ def reused_memory() -> Iterator[None]:
         yield
     finally:
         _hold(library, -1)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where its memory can be told what to do."""
+    library = None if sys.platform == "win32" else ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") else None
 
 
 def _hold(library: ctypes.CDLL, more: int) -> None:
