@@ -19,7 +19,7 @@ class SegMambaSection(NetworkSection):
     """SegMamba (arXiv 2401.13560)."""
 
     demo_settings: ClassVar[Mapping[str, Any]] = {
-        "feature_size": 16,
+        "feature_size": 12,
         "depths": (1, 1, 1, 1),
         "states": 8,
         "faithful": False,
