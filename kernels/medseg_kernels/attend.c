@@ -131,11 +131,11 @@ static void lay_axes(
     const Attention *a, const Biases *biases, float beyond, number row, number rows, number first,
     number last, float *work, float *to, number to_apart)
 {
+    static const float zero[1] = {0};
     const number length = a->places[2], plane = a->places[1] * length;
     float *lane = work, *sums = lane + length + LANES;
     for (number r = 0; r < ROWS; r++, to += to_apart) {
         const number from = row + least(r, rows - 1);
-        static const float zero[1] = {0};
         const float *middle = biases->axes[1].first ? row_of(&biases->axes[1], from) : zero;
         memcpy(lane, row_of(&biases->axes[2], from), length * sizeof(float));
         if (biases->axes[0].first) {

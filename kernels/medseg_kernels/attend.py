@@ -101,7 +101,7 @@ def backward(
     g, heads = query.shape[:2]
     of_query, of_key, of_value = into
     given = _told(
-        query, key, value, bias, scale, axes, of_axes, slope=slope,
+        query, key, value, bias, scale, axes, of_axes, slope=_close(slope),
         of_query=of_query, of_key=of_key, of_value=of_value, of_bias=of_bias,
     )  # fmt: skip
     # One thread alone adds to a head's biases, those of one group after those of the other.
@@ -180,12 +180,13 @@ def _of_axes_in_torch(
 
 
 def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[tuple[slice, slice], slice]]:
-    """Groups and heads, and rows of their queries, whose scores fit."""
-    rows = max(16, _BYTES // torch.promote_types(key.dtype, torch.float32).itemsize // key.shape[2])
+    """Heads of a group, and rows of their queries, whose scores fit."""
+    scores, keys = _BYTES // torch.promote_types(key.dtype, torch.float32).itemsize, key.shape[2]
+    heads, rows = max(1, scores // keys**2), max(16, scores // keys)
     for group in range(len(query)):
-        for head in range(query.shape[1]):
+        for head in range(0, query.shape[1], heads):
             for row in range(0, query.shape[2], rows):
-                part = slice(group, group + 1), slice(head, head + 1)
+                part = slice(group, group + 1), slice(head, head + heads)
                 yield part, slice(row, row + rows)
 
 
@@ -211,14 +212,16 @@ def _told(
     """What the source is told, and the tensors that have to live until it is done."""
     g, heads, n, e = query.shape
     assert bias is None or not axes, "one bias or the other"
-    optional = {"query": query, "key": key, "value": value, "bias": bias, **others}
-    arrays = {name: _close(x) for name, x in optional.items() if x is not None}
+    given = {"query": query, "key": key, "value": value, "bias": bias}
+    arrays = {name: _close(x) for name, x in given.items() if x is not None}
+    arrays |= {name: x for name, x in others.items() if x is not None}
     told = _Attention(groups=g, queries=n, keys=key.shape[2], channels=e, scale=scale)
     for name, x in arrays.items():
         setattr(told, name, _array(x.expand(g, heads, -1, -1)))
     axes = [_close(axis) for axis in axes]
     missing_axes = 3 - len(axes)
     told.places = _Three(*[1] * missing_axes, *(axis.shape[-1] for axis in axes))
+    assert not axes or math.prod(told.places) == key.shape[2], "a place for each key"
     for target, given in ((told.axes, axes), (told.of_axes, of_axes)):
         for number, x in enumerate(given, start=missing_axes):
             target[number] = _array(x)

@@ -24,7 +24,7 @@ BYTES = {torch.float32: 4, torch.float16: 2}
 CLEARLY_FREE = 0.25
 # What a network takes more, as a share, where blocks that it freed wait for their next use: they
 # do not fit each other as pages do.
-BETWEEN_BLOCKS = 0.5
+BETWEEN_BLOCKS = 0.75
 
 
 @dataclass(frozen=True)

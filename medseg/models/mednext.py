@@ -1,7 +1,8 @@
 """MedNeXt, the ConvNeXt of medical volumes, in the sizes of its paper.
 
-Roy et al., MedNeXt (MICCAI 2023), table 1. The layers are MONAI's. What differs: keyword arguments
-alone, and a list instead of a tuple of outputs in training with deep supervision.
+Roy et al., MedNeXt (MICCAI 2023), table 1. The blocks are MONAI's, their layers take the kernels.
+What differs: keyword arguments alone, and a list instead of a tuple of outputs in training with
+deep supervision.
 """
 
 from dataclasses import dataclass

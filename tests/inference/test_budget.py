@@ -80,6 +80,20 @@ def test_fewer_windows_run_at_a_time_where_all_do_not_fit() -> None:
     assert (fit.batch_size, fit.sums) == (1, torch.float32)
 
 
+def test_memory_is_kept_from_window_to_window_where_there_is_room_between_blocks() -> None:
+    demand = Demand(
+        windows=Windows.over((64, 64, 64), (32, 32, 32), overlap=0.5),
+        axes=(0, 1, 2),
+        blended=4,
+        label_bytes=0,
+        window_bytes=400 * MB,
+    )
+    cpu, need = torch.device("cpu"), demand.need(torch.float32, 1)
+    for beside, keeps in ((50 * MB, False), (need.network, True)):
+        allowed = memory.resident() + need.total + beside
+        assert fitted(demand, WalkSettings(max_ram=allowed), cpu).keeps_memory is keeps
+
+
 def test_what_cannot_fit_is_refused_before_the_walk_with_the_number() -> None:
     told = child(200, "--max-ram", "1000000")
     assert told["code"] == "E_MEMORY"

@@ -177,6 +177,14 @@ def test_threads_change_no_bit(threads) -> None:
         assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
+def test_gradients_are_never_written_into_a_copy() -> None:
+    given = _drawn("no bias")
+    apart = [torch.empty(one.mT.shape).mT for one in given[:3]]
+    assert apart[0].stride(-1) != 1
+    with pytest.raises(AssertionError):
+        attend.backward(*given, torch.randn_like(given[0]), into=apart)
+
+
 def test_large_scores_and_a_scale_of_its_own() -> None:
     query, key, value, _ = _drawn("odd numbers")
     found = attend.forward(query, key, value, None, 300.0)

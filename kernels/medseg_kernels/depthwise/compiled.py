@@ -39,7 +39,7 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
     return _unready()
 
 
-def coarser(
+def convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -47,24 +47,27 @@ def coarser(
     *,
     stride: int,
     dilation: int,
+    transposed: bool,
 ) -> Tensor:
-    """The map of `size` that a convolution makes of the finer one."""
-    shape = _shape(x, size, weight, dilation, over=stride)
-    return _convolve(x, weight, bias, shape, turned=False)
+    """The map of `size` that the convolution makes, or its transpose, which makes a finer one."""
+    over, under = (1, stride) if transposed else (stride, 1)
+    x, weight = channels_last(x), weight.detach().contiguous()
+    bias = None if bias is None else bias.detach().contiguous()
+    shape = _shape(x, size, weight, dilation, over=over, under=under)
+    whole = (*x.shape[:2], *size)
+    result = torch.empty(whole, dtype=x.dtype, memory_format=torch.channels_last_3d)
+    packed = x.new_empty(_count("packed_size", shape))
+    library(SOURCE).pack(ctypes.byref(shape), address(weight), int(transposed), address(packed))
 
+    def work(begin: int, end: int) -> None:
+        space = x.new_zeros(_count("space_size", shape))
+        library(SOURCE).convolve(
+            ctypes.byref(shape), *map(address, (x, packed, bias, result, space)),
+            _Number(begin), _Number(end),
+        )  # fmt: skip
 
-def finer(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    size: Sequence[int],
-    *,
-    stride: int,
-    dilation: int,
-) -> Tensor:
-    """The map of `size` that the convolution's transpose makes of the coarser one."""
-    shape = _shape(x, size, weight, dilation, under=stride)
-    return _convolve(x, weight, bias, shape, turned=True)
+    in_threads(whole[0] * whole[2], work)
+    return result
 
 
 def weight_gradient(
@@ -89,27 +92,6 @@ def weight_gradient(
     total = sums[0] if len(parts) == 1 else sums.sum(0)
     result = fine.new_empty(weight.shape)
     library(SOURCE).unpack(ctypes.byref(shape), address(total), address(result))
-    return result
-
-
-def _convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, shape: _Shape, *, turned: bool
-) -> Tensor:
-    x, weight = channels_last(x), weight.detach().contiguous()
-    bias = None if bias is None else bias.detach().contiguous()
-    size = (*x.shape[:2], *shape.to)
-    result = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
-    packed = x.new_empty(_count("packed_size", shape))
-    library(SOURCE).pack(ctypes.byref(shape), address(weight), int(turned), address(packed))
-
-    def work(begin: int, end: int) -> None:
-        space = x.new_zeros(_count("space_size", shape))
-        library(SOURCE).convolve(
-            ctypes.byref(shape), *map(address, (x, packed, bias, result, space)),
-            _Number(begin), _Number(end),
-        )  # fmt: skip
-
-    in_threads(size[0] * size[2], work)
     return result
 
 

@@ -13,9 +13,9 @@ def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, transposed: bool
 ) -> Tensor:
     """The convolved map (b, c, i, j, k), lying channels last."""
-    make = compiled.finer if transposed else compiled.coarser
     size = _size(x, stride, transposed=transposed)
-    return make(x, weight, bias, size, stride=stride, dilation=dilation)
+    steps = {"stride": stride, "dilation": dilation, "transposed": transposed}
+    return compiled.convolve(x, weight, bias, size, **steps)
 
 
 @convolve.register_fake
@@ -42,13 +42,15 @@ def _convolve_backward(
     of_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight; empty where they are not asked for."""
-    taps = {"stride": stride, "dilation": dilation}
-    undo = compiled.coarser if transposed else compiled.finer
-    fine, coarse = (gradient, x) if transposed else (x, gradient)
-    return (
-        undo(gradient, weight, None, x.shape[2:], **taps) if of_x else x.new_empty(0),
-        compiled.weight_gradient(fine, coarse, weight, **taps) if of_weight else x.new_empty(0),
-    )
+    slope_x = slope_weight = x.new_empty(0)
+    steps = {"stride": stride, "dilation": dilation}
+    if of_x:
+        size, turned = x.shape[2:], not transposed
+        slope_x = compiled.convolve(gradient, weight, None, size, **steps, transposed=turned)
+    if of_weight:
+        fine, coarse = (gradient, x) if transposed else (x, gradient)
+        slope_weight = compiled.weight_gradient(fine, coarse, weight, **steps)
+    return slope_x, slope_weight
 
 
 @_convolve_backward.register_fake
@@ -73,14 +75,14 @@ def _keep(
     inputs: tuple[Tensor, Tensor, Tensor | None, int, int, bool],
     output: Tensor,  # noqa: ARG001
 ) -> None:
-    x, weight, _, *ctx.taps = inputs
+    x, weight, _, *ctx.steps = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
     slope_x, slope_weight = _convolve_backward(
-        gradient, *ctx.saved_tensors, *ctx.taps, of_x, of_weight
+        gradient, *ctx.saved_tensors, *ctx.steps, of_x, of_weight
     )
     return (
         slope_x if of_x else None,
