@@ -17,8 +17,8 @@ static void prefetch(const float *from, number begin, number end)
 /* How many floats a packed matrix of `in` by `out` has. */
 number packed_size(number in, number out) { return in * width(out); }
 
-/* Rows and columns of a square exchanged: after each of its halvings, the rows of the two halves are
-   shuffled together. */
+/* Rows and columns of a square change places: its upper half's rows are shuffled into those of its lower
+   half, as often as LANES can be halved. */
 INLINE void turn(vec square[LANES])
 {
     integers low, high;
@@ -36,8 +36,8 @@ INLINE void turn(vec square[LANES])
     }
 }
 
-/* Numbers in `d` on for the numbers out from `at`, LANES of both, whose rows lie in memory as they
-   are: rows of a matrix that is often too far apart for a cache to hold a column of it. */
+/* LANES numbers out by as many numbers in, of a matrix whose rows lie `out_apart` floats apart, often too
+   far for a cache to hold a column of them; packed they are rows of a band `row` floats wide. */
 static void pack_square(const float *weight, number out_apart, number row, float *packed)
 {
     vec square[LANES];
