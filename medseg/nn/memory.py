@@ -15,8 +15,6 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER, _NONE = -1, 0
 _USUAL_THRESHOLD, _USUAL_MOST = 128 << 10, 65536
 
-_ARENAS = "MALLOC_ARENA_MAX"
-
 _lock = threading.Lock()
 _holders = 0
 
@@ -26,12 +24,14 @@ def prepare() -> None:
 
     To be called before torch is loaded and threads are there. glibc gives each thread a heap of its
     own, of small blocks, and asks the system for others: the first one's alone can keep large
-    blocks. What a user has set stays; where there is no glibc, nothing changes.
+    blocks. A user's number of heaps is their most, and one is never more than that; where there is
+    no glibc, nothing changes.
     """
     environment = os.environ  # noqa: TID251  # torch and glibc read it, not medseg
     environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    environment["MALLOC_ARENA_MAX"] = "1"
     library = _glibc()
-    if environment.setdefault(_ARENAS, "1") == "1" and library is not None:
+    if library is not None:
         library.mallopt(_ARENA_MAX, 1)
 
 
