@@ -96,7 +96,7 @@ def _layers(options: argparse.Namespace) -> Iterator[list[str]]:
 def _block(options: argparse.Namespace) -> Iterator[list[str]]:
     case = _crop(options)
     block = Block().to(options.device, _dtype(options))
-    ours = _ours(block)
+    ours = partial(_mixed, _ours(block))
     forms = {
         name: partial(block if name == "plain" else ours, attend=form)
         for name, form in _forms(case, options).items()
@@ -226,10 +226,21 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, *, attend: Form) -> Tensor:
-        adapted = self.down(x).relu().movedim(-1, 1)
-        x = x + self.up(self.mix(adapted).relu().movedim(1, -1)).relu()
+        x = self.adapt(x)
         x = x + self.proj(attend(self.qkv(self.norms[0](x))))
         return x + self.mlp(self.norms[1](x))
+
+    def adapt(self, x: Tensor) -> Tensor:
+        """What 3DSAM-adapter puts in front of the block."""
+        adapted = self.down(x).relu().movedim(-1, 1)
+        return x + self.up(self.mix(adapted).relu().movedim(1, -1)).relu()
+
+
+def _mixed(block: Block, x: Tensor, *, attend: Form) -> Tensor:
+    """The block where its layers are medseg's, which norm and activate what they multiply."""
+    x = block.adapt(x)
+    x = x + block.proj(attend(block.qkv(x, block.norms[0])))
+    return x + block.mlp[2](block.mlp[0](x, block.norms[1]), gelu=True)
 
 
 def _ours(network: nn.Module) -> nn.Module:
@@ -245,7 +256,7 @@ def _encoded(encoder: nn.Module, image: Tensor, *, backend: str) -> Tensor:
     for block in encoder.blocks:
         attention, window = block.attn, (block.window_size,) * 2
         mixed = axial_bias_attention(
-            attention.qkv(block.norm1(x)),
+            attention.qkv(x, block.norm1),
             heads=HEADS,
             tables=(attention.rel_pos_h, attention.rel_pos_w),
             window=window if block.window_size else None,
@@ -253,7 +264,7 @@ def _encoded(encoder: nn.Module, image: Tensor, *, backend: str) -> Tensor:
             backend=backend,
         )
         x = x + attention.proj(mixed)
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.mlp.lin2(block.mlp.lin1(x, block.norm2), gelu=True)
     return encoder.neck(x.permute(0, 3, 1, 2))
 
 

@@ -3,7 +3,8 @@
 python kernels/benchmarks/linear.py [--shapes 110592,48,144 ...]
 prints rows of kernels/README.md: billions of operations a second of one thread, torch's and here,
 for the rows, their gradient and the weight's; and the largest error of each in any of the three
-against double precision, as a part of the largest value.
+against double precision, as a part of the largest value. A second table has the layers behind a
+norm or a GELU: all of torch's, torch's step and the product here, and both in one.
 """
 
 import argparse
@@ -13,16 +14,22 @@ from statistics import median
 
 import torch
 from machine import machine
-from measured import in_turn
+from measured import in_turn, ratio
 from torch import Tensor
 
 from medseg.nn.memory import reused_memory
-from medseg_kernels.linear import linear, refuses
+from medseg_kernels.linear import Norm, linear, refuses
+from medseg_kernels.linear.step import Step
 
 # Rows, numbers of a row before and after: of Swin UNETR with 48 features at 96^3.
 SHAPES = (
     "110592,48,144", "110592,48,48", "110592,48,192", "110592,192,48", "13824,96,384",
     "13824,384,96", "1728,192,768", "216,384,1536", "884736,96,48", "884736,48,14",
+)  # fmt: skip
+# As above, and what stands before.
+STEPS = (
+    "110592,48,144,norm", "110592,192,48,gelu", "13824,96,384,norm", "13824,384,96,gelu",
+    "1728,192,768,norm", "1728,768,192,gelu", "884736,48,14,norm",
 )  # fmt: skip
 REPEATS = 3
 
@@ -30,7 +37,8 @@ REPEATS = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
-    shapes = parser.parse_args().shapes
+    parser.add_argument("--steps", nargs="+", default=STEPS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
     told = refuses(torch.zeros(1 << 10, 1 << 7), torch.zeros(1 << 7, 1 << 7))
@@ -41,8 +49,14 @@ def main() -> None:
     print(f"| {columns} |")
     print("|---" * len(columns.split("|")) + "|")
     with reused_memory():
-        for shape in shapes:
+        for shape in options.shapes:
             print(_row(*map(int, shape.split(","))), flush=True)
+        columns = "rows | torch | product | one | ratios | with gradients: torch | product | one"
+        print(f"\n| {columns} | ratios |")
+        print("|---" * (len(columns.split("|")) + 1) + "|")
+        for shape in options.steps:
+            *sizes, step = shape.split(",")
+            print(_step_row(*map(int, sizes), step), flush=True)
 
 
 def _row(rows: int, into: int, out: int) -> str:
@@ -65,6 +79,31 @@ def _row(rows: int, into: int, out: int) -> str:
         )
         errors.append(f"{max(apart).item():.0e}")
     return f"| {rows} x {into} to {out} | {' | '.join(speeds)} | {', '.join(errors)} |"
+
+
+def _step_row(rows: int, into: int, out: int, step: str) -> str:
+    x, gradient = torch.randn(rows, into, requires_grad=True), torch.randn(rows, out)
+    weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((out, into), (out,)))
+    norm = Norm(torch.ones(into, requires_grad=True), torch.zeros(into, requires_grad=True))
+    before = Step(norm if step == "norm" else None, gelu=step == "gelu")
+    forms: list[Callable[[], Tensor]] = [
+        lambda: linear(before.taken(x), weight, bias, backend="torch"),
+        lambda: linear(before.taken(x), weight, bias, backend="product"),
+        lambda: linear(x, weight, bias, **before._asdict(), backend="product"),
+    ]
+    with torch.no_grad():
+        forward = in_turn(forms, repeats=REPEATS)
+    leaves = [x, weight, bias, *(norm[:2] if step == "norm" else ())]
+    trained = in_turn([partial(_train, form, leaves, gradient) for form in forms], repeats=REPEATS)
+    told = []
+    for theirs, product, one in (forward, trained):
+        told += [f"{median(times):.1f} ms" for times in (theirs, product, one)]
+        told.append(f"x{ratio(theirs, one):.2f}, x{ratio(product, one):.2f}")
+    return f"| {rows} x {into} to {out}, {step} | {' | '.join(told)} |"
+
+
+def _train(form: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor) -> None:
+    torch.autograd.grad(form(), leaves, gradient)
 
 
 def _back(

@@ -25,10 +25,14 @@ enum { BAND = 3, WIDE = BAND * LANES, CHUNK = 8 * WIDE };
 #define OVER_VECTORS _Pragma("GCC unroll 3") for (int w = 0; w < W; w++)
 
 /* An array (group, head, row, number): the last axis lies close together, along the others it goes
-   on `apart` floats further. */
+   on `apart` floats further. Or the rows of a group are any: `rows` has their numbers, `rows_apart` for
+   each group, and those from `within` on are all the one at `other`, unless that is NULL. */
 typedef struct {
     float *first;
     number apart[3];
+    const number *rows;
+    number rows_apart, within;
+    float *other;
 } Array;
 
 /* Those of queries and keys have a row for each; biases have one for each query, a number a key. Keys
@@ -36,10 +40,11 @@ typedef struct {
    then there are no others, and `axes` have a row for each query, a number a place, save those in
    front, which may be missing. */
 typedef struct {
+    number groups, heads, queries, keys, channels;
+    float scale;
+    number places[3];
     Array query, key, value, bias, result, slope, of_query, of_key, of_value, of_bias;
     Array axes[3], of_axes[3];
-    number places[3], groups, queries, keys, channels;
-    float scale;
 } Attention;
 
 /* Of one head of a group. */
@@ -48,11 +53,19 @@ static Array head_of(const Array *array, number group, number head)
     Array found = *array;
     if (found.first)
         found.first += group * found.apart[0] + head * found.apart[1];
+    if (found.rows)
+        found.rows += group * found.rows_apart;
+    if (found.other)
+        found.other += head * found.apart[1];
     return found;
 }
 
 static float *row_of(const Array *array, number row)
 {
+    if (array->rows)
+        row = array->rows[row];
+    if (array->other && row >= array->within)
+        return array->other;
     return array->first + row * array->apart[2];
 }
 
@@ -77,15 +90,22 @@ static number wide_at(const Attention *a, number at)
     return least(WIDE, up(a->keys, LANES) - at);
 }
 
+static void scale_row(const Attention *a, const float *from, float factor, float *to)
+{
+    number d = 0;
+    for (; d + LANES <= a->channels; d += LANES)
+        store(to + d, factor * load(from + d));
+    for (; d < a->channels; d++)
+        to[d] = factor * from[d];
+}
+
 /* Rows of up to ROWS times a factor; what is beyond them is nothing. */
 static void lay_rows(
     const Attention *a, const Array *array, number row, number rows, float factor, float *to)
 {
-    for (number r = 0; r < ROWS; r++, to += width(a)) {
-        const float *from = row_of(array, row + least(r, rows - 1));
-        for (number d = 0; d < width(a); d++)
-            to[d] = r < rows && d < a->channels ? factor * from[d] : 0;
-    }
+    memset(to, 0, ROWS * width(a) * sizeof(float));
+    for (number r = 0; r < rows; r++, to += width(a))
+        scale_row(a, row_of(array, row + r), factor, to);
 }
 
 static void lay_all_rows(const Attention *a, const Array *array, float *to)
@@ -100,15 +120,34 @@ static void lay_all_rows(const Attention *a, const Array *array, float *to)
     }
 }
 
+/* A vector of each channel, of up to LANES keys; what is beyond them is nothing. */
+static void lay_keys(
+    const Attention *a, const Array *array, number key, number keys, float *to, number apart)
+{
+    const float *rows[LANES];
+    const number squares = keys == LANES ? a->channels / LANES * LANES : 0;
+    for (number n = 0; n < keys; n++)
+        rows[n] = row_of(array, key + n);
+    for (number d = 0; d < squares; d += LANES) {
+        vec square[LANES];
+        for (int n = 0; n < LANES; n++)
+            square[n] = load(rows[n] + d);
+        turn(square);
+        for (int n = 0; n < LANES; n++)
+            store(to + (d + n) * apart, square[n]);
+    }
+    for (number d = squares; d < a->channels; d++)
+        for (number n = 0; n < LANES; n++)
+            to[d * apart + n] = n < keys ? rows[n][d] : 0;
+}
+
 static void lay_bands(const Attention *a, const Array *array, float *to)
 {
     for (number at = 0; at < a->keys; at += WIDE) {
         const number wide = wide_at(a, at), across = least(wide, a->keys - at);
-        for (number d = 0; d < a->channels; d++, to += wide) {
-            const float *from = row_of(array, at) + d;
-            for (number n = 0; n < wide; n++)
-                to[n] = n < across ? from[n * array->apart[2]] : 0;
-        }
+        for (number n = 0; n < wide; n += LANES)
+            lay_keys(a, array, at + n, least(LANES, across - n), to + n, wide);
+        to += wide * a->channels;
     }
 }
 
@@ -223,22 +262,6 @@ static void score_keys(
             }
         score_band(a, wide, queries, bands + at * a->channels, start, apart, to, to_apart, most);
     }
-}
-
-static float largest(vec value)
-{
-    float found = value[0];
-    for (int n = 1; n < LANES; n++)
-        found = value[n] > found ? value[n] : found;
-    return found;
-}
-
-static float total(vec value)
-{
-    float sum = 0;
-    for (int n = 0; n < LANES; n++)
-        sum += value[n];
-    return sum;
 }
 
 /* Scores become weights, against the largest so far; what was summed before shrinks by `kept`. */
@@ -388,8 +411,7 @@ static void attend_rows(
         mix(a, room->scores, CHUNK, room->values + first * width(a), keys, room->results);
     }
     for (number r = 0; r < rows; r++)
-        for (number d = 0; d < a->channels; d++)
-            row_of(result, row + r)[d] = room->results[r * width(a) + d] / sum[r];
+        scale_row(a, room->results + r * width(a), 1 / sum[r], row_of(result, row + r));
 }
 
 /* The heads `begin` to `end` of all groups, one head's of all groups after the other's. */
@@ -493,8 +515,7 @@ static void gradients_of_rows(
     memset(room->results, 0, ROWS * width(a) * sizeof(float));
     mix(a, room->of_scores, apart, room->key_rows, a->keys, room->results);
     for (number r = 0; r < rows; r++) {
-        for (number d = 0; d < a->channels; d++)
-            row_of(of_query, row + r)[d] = a->scale * room->results[r * width(a) + d];
+        scale_row(a, room->results + r * width(a), a->scale, row_of(of_query, row + r));
         for (number n = 0; n < (of_bias->first ? a->keys : 0); n++)
             row_of(of_bias, row + r)[n] += room->of_scores[r * apart + n];
         if (of_biases->axes[2].first)

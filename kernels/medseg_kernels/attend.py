@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,16 +25,23 @@ _ARRAYS = (
 
 
 class _Array(ctypes.Structure):
-    _fields_ = (("first", ctypes.c_void_p), ("apart", _Three))
+    _fields_ = (
+        ("first", ctypes.c_void_p),
+        ("apart", _Three),
+        ("rows", ctypes.c_void_p),
+        ("rows_apart", _Number),
+        ("within", _Number),
+        ("other", ctypes.c_void_p),
+    )
 
 
 class _Attention(ctypes.Structure):
     _fields_ = (
+        *((name, _Number) for name in ("groups", "heads", "queries", "keys", "channels")),
+        ("scale", ctypes.c_float),
+        ("places", _Three),
         *((name, _Array) for name in _ARRAYS),
         *((name, _Array * 3) for name in ("axes", "of_axes")),
-        ("places", _Three),
-        *((name, _Number) for name in ("groups", "queries", "keys", "channels")),
-        ("scale", ctypes.c_float),
     )
 
 
@@ -67,8 +75,8 @@ def forward(
                     attn_mask=_joined(axes, part, rows).to(query.dtype), scale=scale,
                 )  # fmt: skip
         return result
-    given = _told(query, key, value, bias, scale, axes, result=result)
-    _run("attend", given, g * heads)
+    told, _kept = _told(query, key, value, bias, scale, axes, result=result)
+    _run("attend", told)
     return result
 
 
@@ -98,15 +106,54 @@ def backward(
         else:
             _in_torch(query, key, value, bias, slope, into, of_bias, scale)
         return
-    g, heads = query.shape[:2]
     of_query, of_key, of_value = into
-    given = _told(
+    told, _kept = _told(
         query, key, value, bias, scale, axes, of_axes, slope=_close(slope),
         of_query=of_query, of_key=of_key, of_value=of_value, of_bias=of_bias,
     )  # fmt: skip
     # One thread alone adds to a head's biases, those of one group after those of the other.
-    together = g if of_bias is not None and len(of_bias) == 1 else 1
-    _run("attend_backward", given, g * heads, together)
+    alone = of_bias is not None and len(of_bias) == 1
+    _run("attend_backward", told, together=len(query) if alone else 1)
+
+
+class Rows(NamedTuple):
+    """Groups (g, n) of tokens that lie anywhere: their numbers, and from `within` on padding's."""
+
+    numbers: Tensor  # (g, n)
+    within: int
+
+
+def forward_rows(
+    qkv: Tensor,  # (t, 3, heads, e)
+    padding: Tensor,  # (3, heads, e)
+    rows: Rows,
+    bias: Tensor | None,  # (1, heads, n, n)
+    *,
+    into: Tensor,  # (more than any of rows.numbers, heads, e)
+) -> None:
+    """`forward` of groups that are read and written where they lie; in C alone."""
+    given = _three(("query", "key", "value"), qkv, rows, padding)
+    _run_rows("attend", given | {"result": _rows(into, rows)}, bias, rows, qkv.shape[2:])
+
+
+def backward_rows(
+    qkv: Tensor,  # (t, 3, heads, e)
+    padding: Tensor,  # (3, heads, e)
+    rows: Rows,
+    bias: Tensor | None,  # (1, heads, n, n)
+    slope: Tensor,  # (t, heads, e)
+    *,
+    into: Tensor,  # (more than any of rows.numbers, 3, heads, e)
+    of_bias: Tensor | None,  # (1, heads, n, n)
+) -> None:
+    """`backward` of `forward_rows`: what each row gives, padding's too, stands at its number."""
+    given = _three(("query", "key", "value"), qkv, rows, padding)
+    given |= _three(("of_query", "of_key", "of_value"), into, rows)
+    nothing = slope.new_zeros(slope.shape[1:])
+    given["slope"] = _rows(slope, rows, nothing)
+    if of_bias is not None:
+        given["of_bias"] = _array(of_bias.expand(len(rows.numbers), -1, -1, -1))
+    _run_rows("attend_backward", given, bias, rows, qkv.shape[2:])
 
 
 def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -215,7 +262,7 @@ def _told(
     given = {"query": query, "key": key, "value": value, "bias": bias}
     arrays = {name: _close(x) for name, x in given.items() if x is not None}
     arrays |= {name: x for name, x in others.items() if x is not None}
-    told = _Attention(groups=g, queries=n, keys=key.shape[2], channels=e, scale=scale)
+    told = _Attention(g, heads, n, key.shape[2], e, scale)
     for name, x in arrays.items():
         setattr(told, name, _array(x.expand(g, heads, -1, -1)))
     axes = [_close(axis) for axis in axes]
@@ -229,22 +276,53 @@ def _told(
 
 
 def _array(x: Tensor) -> _Array:
+    """An array (g, heads, n, e)."""
     assert x.stride(-1) == 1 or x.shape[-1] == 1
     return _Array(address(x), _Three(*x.stride()[:3]))
 
 
-def _run(name: str, given: tuple[_Attention, list[Tensor]], heads: int, together: int = 1) -> None:
-    told, arrays = given
+def _rows(tokens: Tensor, rows: Rows, padding: Tensor | None = None) -> _Array:
+    """One whose rows are tokens (t, heads, e), or padding (heads, e)."""
+    array = _array(tokens.transpose(0, 1).expand(1, -1, -1, -1))
+    array.apart[0] = 0
+    array.rows, array.rows_apart = rows.numbers.data_ptr(), rows.numbers.shape[1]
+    array.other, array.within = address(padding), rows.within
+    return array
+
+
+def _three(
+    names: Sequence[str], tokens: Tensor, rows: Rows, padding: Tensor | None = None
+) -> dict[str, _Array]:
+    """Those of query, key and value, which tokens (t, 3, heads, e) and padding have one each of."""
+    paddings = [None] * 3 if padding is None else padding.unbind()
+    parts = zip(names, tokens.unbind(1), paddings, strict=True)
+    return {name: _rows(part, rows, row) for name, part, row in parts}
+
+
+def _run_rows(
+    name: str, arrays: dict[str, _Array], bias: Tensor | None, rows: Rows, shape: Sequence[int]
+) -> None:
+    (g, n), (heads, e) = rows.numbers.shape, shape
+    told = _Attention(g, heads, n, n, e, 1 / math.sqrt(e))
+    for key, array in arrays.items():
+        setattr(told, key, array)
+    if bias is not None:
+        told.bias = _array(bias.expand(g, -1, -1, -1))
+    _run(name, told, together=g if "of_bias" in arrays else 1)
+
+
+def _run(name: str, told: _Attention, *, together: int = 1) -> None:
+    """Heads of so many groups one after the other, all others in any order."""
     count = library(SOURCE).attend_space
     count.restype = _Number
     size = count(ctypes.byref(told))
 
     def work(begin: int, end: int) -> None:
-        space = arrays[0].new_empty(size)
+        space = torch.empty(size)
         numbers = (_Number(begin * together), _Number(end * together))
         getattr(library(SOURCE), name)(ctypes.byref(told), *numbers, address(space))
 
-    in_threads(heads // together, work)
+    in_threads(told.groups * told.heads // together, work)
 
 
 def _close(tensor: Tensor) -> Tensor:

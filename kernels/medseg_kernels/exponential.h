@@ -1,5 +1,7 @@
 /* The exponential of a vector of floats. */
 
+#pragma once
+
 #include "vectors.h"
 
 /* e^x to two units in the last place, for an x as far out as float can hold the result. */

@@ -1,5 +1,9 @@
 /* Vectors of floats: as wide as the machine's, and what plain C lacks for them. */
 
+#pragma once
+
+#include <string.h>
+
 #if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -73,6 +77,57 @@ INLINE vec smaller(vec one, vec other) { return (vec)_mm256_min_ps((__m256)one, 
 INLINE vec larger(vec one, vec other) { return choose(one > other, one, other); }
 INLINE vec smaller(vec one, vec other) { return choose(one < other, one, other); }
 #endif
+
+/* The sum and the largest of all numbers of a vector. */
+#if defined(__AVX512F__)
+INLINE float total(vec value) { return _mm512_reduce_add_ps((__m512)value); }
+INLINE float largest(vec value) { return _mm512_reduce_max_ps((__m512)value); }
+#elif defined(__FMA__)
+#define OVER_LANES(NAME, STEP) \
+    INLINE float NAME(vec value) \
+    { \
+        const __m256 all = (__m256)value; \
+        __m128 few = STEP##_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); \
+        few = STEP##_ps(few, _mm_movehl_ps(few, few)); \
+        return _mm_cvtss_f32(STEP##_ss(few, _mm_movehdup_ps(few))); \
+    }
+OVER_LANES(total, _mm_add)
+OVER_LANES(largest, _mm_max)
+#else
+INLINE float total(vec value)
+{
+    float sum = value[0];
+    for (int n = 1; n < LANES; n++)
+        sum += value[n];
+    return sum;
+}
+INLINE float largest(vec value)
+{
+    float found = value[0];
+    for (int n = 1; n < LANES; n++)
+        found = value[n] > found ? value[n] : found;
+    return found;
+}
+#endif
+
+/* Rows and columns of a square change places: its upper half's rows are shuffled into those of its lower
+   half, as often as LANES can be halved. */
+INLINE void turn(vec square[LANES])
+{
+    integers low, high;
+    for (int n = 0; n < LANES; n++) {
+        low[n] = n / 2 + n % 2 * LANES;
+        high[n] = low[n] + LANES / 2;
+    }
+    for (int size = 1; size < LANES; size *= 2) {
+        vec mixed[LANES];
+        for (int n = 0; n < LANES / 2; n++) {
+            mixed[2 * n] = shuffled(square[n], square[n + LANES / 2], low);
+            mixed[2 * n + 1] = shuffled(square[n], square[n + LANES / 2], high);
+        }
+        memcpy(square, mixed, sizeof mixed);
+    }
+}
 
 static number least(number one, number other) { return one < other ? one : other; }
 static number up(number value, number step) { return (value + step - 1) / step * step; }

@@ -332,7 +332,8 @@ class ExpandingHead(nn.Module):
         return torch.cat(logits, dim=2)
 
     def _logits(self, x: Tensor) -> Tensor:
-        voxels = unfold_cells(self.mix(self.expand(x)), self.expand.factors)
+        voxels = self.mix(self.expand.cells(x), self.expand.norm)
+        voxels = unfold_cells(voxels, self.expand.factors)
         return rearrange(voxels, "b i j k d -> b d i j k")
 
 

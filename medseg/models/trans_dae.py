@@ -218,7 +218,8 @@ class DualUNet(nn.Module):
             tokens = self.decoder[number](self.joins[number](skips.pop(), finer))
             levels.append(tokens)
         # The head before the cells are unfolded: there are fewer channels to move.
-        logits = unfold_cells(self.head(self.last(tokens)), self.token_size).movedim(-1, 1)
+        voxels = self.head(self.last.cells(tokens), self.last.norm)
+        logits = unfold_cells(voxels, self.token_size).movedim(-1, 1)
         if not (self.deep_supervision and self.training):
             return logits
         coarser = zip(self.coarser_heads, reversed(levels[1:]), strict=True)

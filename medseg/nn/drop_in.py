@@ -11,7 +11,7 @@ from medseg_kernels.depthwise import chosen as chosen_depthwise
 from medseg_kernels.depthwise import depthwise
 from medseg_kernels.instance_norm import instance_norm
 from medseg_kernels.instance_norm import refuses as refuses_norm
-from medseg_kernels.linear import linear
+from medseg_kernels.linear import Norm, linear
 
 
 class Conv3d(small_maps.Conv3d):
@@ -104,14 +104,26 @@ class InstanceNorm3d(nn.InstanceNorm3d):
 
 
 class Linear(nn.Linear):
-    """Every row of numbers times a matrix."""
+    """Every row of numbers times a matrix, in the same pass normed before that, or by GELU."""
 
     kernels: Kernels = "fast"
 
-    def forward(self, input: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:  # noqa: A002
+    def forward(
+        self,
+        input: Float[Tensor, "*b c"],  # noqa: A002
+        norm: nn.LayerNorm | None = None,
+        *,
+        gelu: bool = False,
+    ) -> Float[Tensor, "*b d"]:
         """The rows mixed."""
-        backend = None if self.kernels == "fast" else "torch"
-        return linear(input, self.weight, self.bias, backend=backend)
+        return linear(
+            input,
+            self.weight,
+            self.bias,
+            norm=None if norm is None else Norm(norm.weight, norm.bias, norm.eps),
+            gelu=gelu,
+            backend=None if self.kernels == "fast" else "torch",
+        )
 
 
 def drop_in(network: nn.Module) -> None:

@@ -102,7 +102,7 @@ class ConvolvedMlp(nn.Module):
         """The mixed tokens."""
         hidden = self.expand(x)
         near = self.conv(hidden.movedim(-1, 1)).movedim(1, -1)
-        return self.contract(functional.gelu(self.norm(near + hidden)))
+        return self.contract(self.norm(near + hidden), gelu=True)
 
 
 class DualBlock(nn.Module):

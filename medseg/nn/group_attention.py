@@ -31,11 +31,13 @@ class GroupAttention(nn.Module):
         self.proj = Linear(channels, channels)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i j k c"]:
-        """The attended tokens."""
+    def forward(
+        self, x: Float[Tensor, "b i j k c"], norm: nn.LayerNorm | None = None
+    ) -> Float[Tensor, "b i j k c"]:
+        """The attended tokens, normed before where a norm is given."""
         groups = self.scope.groups((x.shape[1], x.shape[2], x.shape[3]))
         tokens = window_attention(
-            self.qkv(x),
+            self.qkv(x, norm),
             heads=self.heads,
             window=groups.window,
             dilation=groups.dilation,

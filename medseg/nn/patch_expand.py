@@ -29,7 +29,11 @@ class PatchExpand(nn.Module):
 
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... n d"]:
         """The n finer tokens of each token, the last axis of the grid fastest."""
-        return self.norm(self.expand(x).unflatten(-1, (math.prod(self.factors), -1)))
+        return self.norm(self.cells(x))
+
+    def cells(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... n d"]:
+        """The finer tokens before their norm, for a layer that norms what it reads."""
+        return self.expand(x).unflatten(-1, (math.prod(self.factors), -1))
 
 
 def unfold_cells(

@@ -22,15 +22,21 @@ class Mlp(nn.Module):
         self.contract = Linear(hidden, channels)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
-        """Each token on its own."""
-        return self.drop(self.contract(self.drop(nn.functional.gelu(self.expand(x)))))
+    def forward(
+        self, x: Float[Tensor, "... c"], norm: nn.LayerNorm | None = None
+    ) -> Float[Tensor, "... c"]:
+        """Each token on its own, normed before where a norm is given."""
+        hidden = self.expand(x, norm)
+        if self.drop.p and self.training:
+            return self.drop(self.contract(self.drop(nn.functional.gelu(hidden))))
+        return self.contract(hidden, gelu=True)
 
 
 class SwinBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); the attention is given.
 
-    With `gradient_checkpointing` both branches are computed again in the backward pass.
+    It is called with the tokens and their norm, or is an nn.Identity. With `gradient_checkpointing`
+    both branches are computed again in the backward pass.
     """
 
     def __init__(
@@ -54,10 +60,12 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self._run(self._transform, x))
 
     def _attend(self, x: Tensor) -> Tensor:
-        return self.attention(self.norm1(x))
+        if isinstance(self.attention, nn.Identity):
+            return self.norm1(x)
+        return self.attention(x, self.norm1)
 
     def _transform(self, x: Tensor) -> Tensor:
-        return self.mlp(self.norm2(x))
+        return self.mlp(x, self.norm2)
 
     def _run(self, branch: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -83,4 +91,4 @@ class PatchMerging(nn.Module):
         if any(odd):
             x = nn.functional.pad(x, (0, 0, 0, odd[2], 0, odd[1], 0, odd[0]))
         neighbors = [x[:, i::2, j::2, k::2] for i, j, k in self.offsets]
-        return self.reduction(self.norm(torch.cat(neighbors, dim=-1)))
+        return self.reduction(torch.cat(neighbors, dim=-1), self.norm)

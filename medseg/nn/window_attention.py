@@ -48,12 +48,14 @@ class WindowAttention(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, x: Float[Tensor, "b i j k c"]) -> Float[Tensor, "b i j k c"]:
-        """The attended tokens."""
+    def forward(
+        self, x: Float[Tensor, "b i j k c"], norm: nn.LayerNorm | None = None
+    ) -> Float[Tensor, "b i j k c"]:
+        """The attended tokens, normed before where a norm is given."""
         window, shift = self.effective((x.shape[1], x.shape[2], x.shape[3]))
         i, j, k = (2 * w - 1 for w in self.window)
         tokens = window_attention(
-            self.qkv(x),
+            self.qkv(x, norm),
             heads=self.heads,
             window=window,
             shift=shift,

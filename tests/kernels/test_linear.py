@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_kernels.linear import linear, product, refuses
+from medseg_kernels.linear import Norm, linear, product, refuses
 
 # Shapes of the rows, and numbers of a row: before and after.
 CASES = {
@@ -19,6 +19,7 @@ CASES = {
     "sums of sums": ((20000,), 5, 3),
     "many numbers": ((70,), 300, 130),
 }
+STEPS = ("nothing", "norm", "gelu")
 
 
 @pytest.fixture(autouse=True)
@@ -35,42 +36,75 @@ def _drawn(case: str) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(*rows, into), torch.randn(out, into), torch.randn(out)
 
 
-def _run(given: tuple[Tensor, ...], backend: str) -> list[Tensor]:
+def _run(given: tuple[Tensor, ...], backend: str, step: str = "nothing") -> list[Tensor]:
+    """The rows, and the gradients of what is given and of a norm's gain and shift."""
     leaves = [one.detach().clone().requires_grad_() for one in given]
-    y = linear(*leaves, backend=backend)
-    slope = torch.randn(y.shape, generator=torch.Generator().manual_seed(4))
-    return [y.detach(), *torch.autograd.grad(y, leaves, slope.to(y.dtype))]
+    x, generator = leaves[0], torch.Generator().manual_seed(4)
+    norms = []
+    if step == "norm":
+        drawn = torch.randn(2, x.shape[-1], generator=generator).to(x.dtype)
+        norms = [one.requires_grad_() for one in drawn.unbind()]
+    norm = Norm(*norms, eps=1e-3) if norms else None
+    y = linear(*leaves, norm=norm, gelu=step == "gelu", backend=backend)
+    slope = torch.randn(y.shape, generator=generator)
+    return [y.detach(), *torch.autograd.grad(y, [*leaves, *norms], slope.to(y.dtype))]
 
 
-def _assert_right(case: str) -> None:
+def _assert_right(case: str, step: str) -> None:
     given = _drawn(case)
     for some in (given, given[:2]):
-        found = _run(some, "product")
-        expected = _run(tuple(one.double() for one in some), "torch")
-        assert len(found) == len(some) + 1
+        found = _run(some, "product", step)
+        expected = _run(tuple(one.double() for one in some), "torch", step)
+        assert len(found) == 1 + len(some) + 2 * (step == "norm")
         for ours, truth in zip(found, expected, strict=True):
             assert ours.shape == truth.shape
-            assert (ours - truth).abs().max() <= 1e-5 * truth.abs().max()
+            assert (ours - truth).abs().max() <= 1e-5 * (truth.abs().max() + 1)
 
 
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("case", CASES)
-def test_rows_and_gradients_equal_torch_in_double_precision(case) -> None:
-    _assert_right(case)
+def test_rows_and_gradients_equal_torch_in_double_precision(case, step) -> None:
+    _assert_right(case, step)
 
 
 @pytest.mark.usefixtures("narrow_vectors")
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("case", CASES)
-def test_each_width_of_vectors(case) -> None:
-    _assert_right(case)
+def test_each_width_of_vectors(case, step) -> None:
+    _assert_right(case, step)
+
+
+def test_gelu_is_right_wherever_it_is_not_flat() -> None:
+    x = torch.linspace(-9, 9, 20001)[:, None].requires_grad_()
+    one = torch.ones(1, 1)
+    found, exact = linear(x, one, gelu=True, backend="product"), x.detach().double()
+    assert (found - functional.gelu(exact)).abs().max() < 5e-7
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    exact.requires_grad_()
+    (expected,) = torch.autograd.grad(functional.gelu(exact).sum(), exact)
+    assert (slope - expected).abs().max() < 5e-7
+
+
+def test_a_norm_of_large_numbers_that_hardly_differ() -> None:
+    x = 1000 + torch.randn(300, 48)
+    gain, shift, weight = torch.rand(48), torch.randn(48), torch.randn(20, 48)
+    norms = {"norm": Norm(gain, shift)}
+    exact = [one.double() for one in (x, weight, gain, shift)]
+    expected = linear(*exact[:2], norm=Norm(*exact[2:]), backend="torch")
+    error, of_torch = (
+        (linear(x, weight, **norms, backend=backend) - expected).abs().mean()
+        for backend in ("product", "torch")
+    )
+    assert error <= 2 * of_torch
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_no_bit_of_the_rows(threads) -> None:
     given = _drawn("sums of sums")
-    expected = _run(given, "product")
+    expected = _run(given, "product", "norm")
     torch.set_num_threads(threads)
     try:
-        found, again = _run(given, "product"), _run(given, "product")
+        found, again = _run(given, "product", "norm"), _run(given, "product", "norm")
     finally:
         torch.set_num_threads(1)
     assert torch.equal(found[0], expected[0])
@@ -91,14 +125,15 @@ def test_other_layouts() -> None:
     torch.testing.assert_close(gradient, slope @ weight, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("case", ["odd numbers", "sums of sums"])
-def test_memory_that_nobody_wrote_is_not_read(case) -> None:
+def test_memory_that_nobody_wrote_is_not_read(case, step) -> None:
     given = _drawn(case)
-    expected = _run(given, "product")
+    expected = _run(given, "product", step)
     torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
-        found = _run(given, "product")
+        found = _run(given, "product", step)
     finally:
         torch.use_deterministic_algorithms(mode=False)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -115,12 +150,21 @@ def test_what_is_not_a_number_stays_in_its_row() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch 2.15 asks for it itself
 def test_the_operator_keeps_the_promises_of_torch_library() -> None:
     given = tuple(one.requires_grad_() for one in _drawn("odd numbers"))
-    torch.library.opcheck(torch.ops.medseg.linear.default, given)
+    norm = Norm(torch.randn(13, requires_grad=True), torch.randn(13, requires_grad=True))
+    for steps in ((None, None, 0.0, True), (*norm, False)):
+        torch.library.opcheck(torch.ops.medseg.linear.default, (*given, *steps))
     compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
-    for backend in ("product", "torch", None):
-        y = compiled(*given, backend=backend)
+    settings = (
+        {"backend": "product"},
+        {"backend": "torch"},
+        {},
+        {"norm": norm, "backend": "product"},
+        {"gelu": True, "backend": "product"},
+    )
+    for setting in settings:
+        y = compiled(*given, **setting)
         y.sum().backward()
-        assert torch.equal(y, linear(*given, backend=backend))
+        assert torch.equal(y, linear(*given, **setting))
 
 
 def test_a_traced_graph_takes_any_number_of_rows() -> None:
@@ -160,3 +204,7 @@ def test_refusals_have_reasons_and_a_name_turns_them_into_errors(monkeypatch, ca
         linear(x, weight, backend="best")
     with pytest.raises(ValueError, match="they are"):
         linear(x[..., 1:], weight)
+    with pytest.raises(ValueError, match="one step"):
+        linear(x, weight, norm=Norm(torch.ones(13), torch.zeros(13)), gelu=True)
+    with pytest.raises(ValueError, match=r"gain and shift \(c,\)"):
+        linear(x, weight, norm=Norm(torch.ones(12), torch.zeros(12)))

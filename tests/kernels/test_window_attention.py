@@ -61,13 +61,33 @@ def run(backend: str | None, inputs, *, heads=HEADS, **options) -> dict[str, Ten
 @pytest.mark.parametrize("padded", [False, True], ids=["padding masked", "padding attends"])
 @pytest.mark.parametrize("tabled", [False, True], ids=["no table", "table"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_grouped_backend_equals_reference_forward_and_backward(case, tabled, padded) -> None:
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+def test_grouped_backend_equals_reference_forward_and_backward(
+    case, tabled, padded, dtype, near
+) -> None:
+    """Tokens are gathered in double precision, and left where they are in single."""
     options = dict(case)
     inputs = drawn(options.pop("size"), options["window"], padded=padded, tabled=tabled)
-    found, truth = run("grouped", inputs, **options), run("reference", inputs, **options)
+    given = {name: None if one is None else one.to(dtype) for name, one in inputs.items()}
+    found, truth = run("grouped", given, **options), run("reference", inputs, **options)
     assert len(found) == 2 + padded + tabled
     for name, exact in truth.items():
-        torch.testing.assert_close(found[name], exact, rtol=1e-9, atol=1e-10, msg=name)
+        torch.testing.assert_close(found[name].double(), exact, rtol=near, atol=near, msg=name)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_heads_or_groups(threads) -> None:
+    options = dict(CASES["shifted odd sizes"])
+    inputs = drawn(options.pop("size"), options["window"], padded=True, tabled=True)
+    given = {name: one.float() for name, one in inputs.items() if one is not None}
+    expected = run("grouped", given, **options)
+    torch.set_num_threads(threads)
+    try:
+        found = run("grouped", given, **options)
+    finally:
+        torch.set_num_threads(1)
+    for name, exact in expected.items():
+        assert torch.equal(found[name], exact), name
 
 
 def _by_hand(inputs, *, size, window, shift=(0, 0, 0), dilation=(1, 1, 1)) -> Tensor:
@@ -309,6 +329,9 @@ def test_there_are_at_most_eight_kinds_and_every_token_comes_once() -> None:
     found = kinds((24, 24, 24), request, masked=False, device=torch.device("cpu"))
     assert len(found) == 8
     assert sum(kind.apart is None for kind in found) == 1
-    written = torch.cat([kind.write.flatten() for kind in found])
-    assert torch.equal(written[written < 24**3].sort().values, torch.arange(24**3))
-    assert len(written) == 28**3
+    rows = torch.cat([kind.rows.flatten() for kind in found])
+    assert torch.equal(rows[rows < 24**3].sort().values, torch.arange(24**3))
+    assert len(rows) == 28**3
+    for kind in found:
+        padding = kind.rows[kind.rows >= 24**3] - 24**3
+        assert torch.equal(padding.sort().values, torch.arange(kind.paddings))

@@ -6,27 +6,45 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.linear import product
+from medseg_kernels.linear.step import Norm, Step
 
 
 @torch.library.custom_op("medseg::linear", mutates_args=())
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _multiply(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    gelu: bool,
+) -> Tensor:
     """Rows (..., o)."""
-    return product.multiply(x, weight, bias)
+    return product.multiply(x, weight, bias, _step(gain, shift, eps, gelu))
 
 
-@multiply.register_fake
-def _multiply_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
+@_multiply.register_fake
+def _multiply_fake(x: Tensor, weight: Tensor, *_others: object) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 @torch.library.custom_op("medseg::linear_backward", mutates_args=())
 def _multiply_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x and weight; empty where they are not asked for."""
-    return (
-        product.multiply(gradient, weight.t(), None) if of_x else x.new_empty(0),
-        product.weight_gradient(x, gradient) if of_weight else x.new_empty(0),
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    gelu: bool,
+    of_rows: bool,
+    of_weight: bool,
+    of_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, gain and shift, weight, and bias; empty where they are not asked for."""
+    step = _step(gain, shift, eps, gelu)
+    return product.gradients(
+        gradient, x, weight, step, of_rows=of_rows, of_matrix=of_weight, of_bias=of_bias
     )
 
 
@@ -35,31 +53,52 @@ def _multiply_backward_fake(
     gradient: Tensor,  # noqa: ARG001
     x: Tensor,
     weight: Tensor,
-    of_x: bool,
-    of_weight: bool,
-) -> tuple[Tensor, Tensor]:
-    return (
-        x.new_empty(x.shape) if of_x else x.new_empty(0),
-        weight.new_empty(weight.shape) if of_weight else x.new_empty(0),
-    )
+    *others: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    of_rows, of_weight, of_bias = others[-3:]
+    asked = (of_rows, of_rows, of_rows, of_weight, of_bias)
+    shapes = (x.shape, x.shape[-1:], x.shape[-1:], weight.shape, weight.shape[:1])
+    slopes = (x.new_empty(shape if it else 0) for shape, it in zip(shapes, asked, strict=True))
+    of_x, of_gain, of_shift, slope, of_rest = slopes
+    return of_x, of_gain, of_shift, slope, of_rest
 
 
 def _keep(
     ctx: Any,
-    inputs: tuple[Tensor, Tensor, Tensor | None],
+    inputs: tuple[Any, ...],
     output: Tensor,  # noqa: ARG001
 ) -> None:
-    ctx.save_for_backward(*inputs[:2])
+    x, weight, _bias, gain, shift, *ctx.settings = inputs
+    ctx.save_for_backward(x, weight, gain, shift)
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    of_x, of_weight, of_bias = ctx.needs_input_grad
-    slope_x, slope_weight = _multiply_backward(gradient, *ctx.saved_tensors, of_x, of_weight)
+    of_x, of_weight, of_bias, of_gain, of_shift = ctx.needs_input_grad[:5]
+    of_rows = of_x or of_gain or of_shift
+    rows, gain, shift, weight, bias = _multiply_backward(
+        gradient, *ctx.saved_tensors, *ctx.settings, of_rows, of_weight, of_bias
+    )
     return (
-        slope_x if of_x else None,
-        slope_weight if of_weight else None,
-        gradient.reshape(-1, gradient.shape[-1]).sum(0) if of_bias else None,
+        rows if of_x else None,
+        weight if of_weight else None,
+        bias if of_bias else None,
+        gain if of_gain else None,
+        shift if of_shift else None,
+        None,
+        None,
     )
 
 
-multiply.register_autograd(_gradients, setup_context=_keep)
+_multiply.register_autograd(_gradients, setup_context=_keep)
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, step: Step) -> Tensor:
+    """Rows (..., o) of rows (..., c) that took a step."""
+    gain, shift, eps = (None, None, 0.0) if step.norm is None else step.norm
+    return _multiply(x, weight, bias, gain, shift, eps, step.gelu)
+
+
+def _step(gain: Tensor | None, shift: Tensor | None, eps: float, gelu: bool) -> Step:
+    if gain is None or shift is None:
+        return Step(gelu=gelu)
+    return Step(Norm(gain.detach().contiguous(), shift.detach().contiguous(), eps))

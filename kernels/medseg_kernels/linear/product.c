@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../products.h"
+#include "steps.h"
 
 static number width(number columns) { return up(columns, LANES); }
 
@@ -16,25 +17,6 @@ static void prefetch(const float *from, number begin, number end)
 
 /* How many floats a packed matrix of `in` by `out` has. */
 number packed_size(number in, number out) { return in * width(out); }
-
-/* Rows and columns of a square change places: its upper half's rows are shuffled into those of its lower
-   half, as often as LANES can be halved. */
-INLINE void turn(vec square[LANES])
-{
-    integers low, high;
-    for (int n = 0; n < LANES; n++) {
-        low[n] = n / 2 + n % 2 * LANES;
-        high[n] = low[n] + LANES / 2;
-    }
-    for (int size = 1; size < LANES; size *= 2) {
-        vec mixed[LANES];
-        for (int n = 0; n < LANES / 2; n++) {
-            mixed[2 * n] = shuffled(square[n], square[n + LANES / 2], low);
-            mixed[2 * n + 1] = shuffled(square[n], square[n + LANES / 2], high);
-        }
-        memcpy(square, mixed, sizeof mixed);
-    }
-}
 
 /* LANES numbers out by as many numbers in, of a matrix whose rows lie `out_apart` floats apart, often too
    far for a cache to hold a column of them; packed they are rows of a band `row` floats wide. */
@@ -74,33 +56,59 @@ void pack(
 /* Rows that are multiplied by one band after the other while they are in a cache. */
 enum { NEAR = 64 };
 
-/* Rows `begin` to `end` of the product; there may be no bias. */
-void multiply(
-    const float *x, number in, const float *packed, const float *bias, number out, float *result,
-    number begin, number end)
+/* Up to NEAR rows of the product; there may be no bias. Rows of `next` are read after them. */
+static void multiply_near(
+    const float *x, const float *next, number rows, number in, const float *packed,
+    const float *bias, number out, float *result)
 {
     float start[BAND * LANES] = {0}, spare[ROWS * BAND * LANES];
-    for (number first = begin; first < end; first += NEAR) {
-        const float *b = packed;
-        const number last = least(first + NEAR, end);
-        for (number at = 0, w; at < out; b += in * w * LANES, at += w * LANES) {
-            w = band((width(out) - at) / LANES);
-            const number across = least(w * LANES, out - at);
-            if (bias)
-                memcpy(start, bias + at, across * sizeof(float));
-            for (number row = first; row < last; row += ROWS) {
-                const number rows = least(ROWS, last - row);
-                float *to = result + row * out + at;
-                Product p = {x + row * in, b, start, to, in, in, 0, out};
-                if (!at)
-                    prefetch(x + (row + NEAR) * in, 0, rows * in);
-                if (across < w * LANES)
-                    p.to = spare, p.to_apart = w * LANES;
-                MULTIPLY[w](rows, &p);
-                for (number r = 0; r < (p.to == spare ? rows : 0); r++)
-                    memcpy(to + r * out, spare + r * w * LANES, across * sizeof(float));
-            }
+    for (number at = 0, w; at < out; packed += in * w * LANES, at += w * LANES) {
+        w = band((width(out) - at) / LANES);
+        const number across = least(w * LANES, out - at);
+        if (bias)
+            memcpy(start, bias + at, across * sizeof(float));
+        for (number row = 0; row < rows; row += ROWS) {
+            const number some = least(ROWS, rows - row);
+            float *to = result + row * out + at;
+            Product p = {x + row * in, packed, start, to, in, in, 0, out};
+            if (!at)
+                prefetch(next + row * in, 0, some * in);
+            if (across < w * LANES)
+                p.to = spare, p.to_apart = w * LANES;
+            MULTIPLY[w](some, &p);
+            for (number r = 0; r < (p.to == spare ? some : 0); r++)
+                memcpy(to + r * out, spare + r * w * LANES, across * sizeof(float));
         }
+    }
+}
+
+/* As many rows as there are. */
+static void multiply_all(
+    const float *x, number rows, number in, const float *packed, const float *bias, number out,
+    float *result)
+{
+    for (number row = 0; row < rows; row += NEAR)
+        multiply_near(
+            x + row * in, x + (row + NEAR) * in, least(NEAR, rows - row), in, packed, bias, out,
+            result + row * out);
+}
+
+/* How many floats `multiply` works on, for rows of `in` numbers. */
+number multiply_space(number in) { return NEAR * in; }
+
+/* Rows `begin` to `end` of the product, of rows that take a step before. */
+void multiply(
+    const float *x, const Step *step, number in, const float *packed, const float *bias,
+    number out, float *result, number begin, number end, float *space)
+{
+    if (!step->kind)
+        multiply_all(x + begin * in, end - begin, in, packed, bias, out, result + begin * out);
+    for (number first = begin; first < (step->kind ? end : begin); first += NEAR) {
+        const float *from = x + first * in;
+        const number rows = least(NEAR, end - first);
+        take_step(step, from, in, rows, space);
+        multiply_near(
+            space, from + NEAR * in, rows, in, packed, bias, out, result + first * out);
     }
 }
 
@@ -110,9 +118,10 @@ enum { SUMMED = 128, TIMES = 64 };
 
 /* Sums are bands of numbers in, each with a row for each number out. */
 static void add_products(
-    const float *x, const float *gradient, number rows, number in, number out, float *sums)
+    const float *x, const float *next_x, const float *gradient, number rows, number in, number out,
+    float *sums)
 {
-    const float *next_x = x + rows * in, *next_gradient = gradient + rows * out;
+    const float *next_gradient = gradient + rows * out;
     const number steps = (out + ROWS - 1) / ROWS * (width(in) / LANES);
     number done = 0, w;
     for (number at = 0; at < in; sums += out * w * LANES, at += w * LANES) {
@@ -127,31 +136,84 @@ static void add_products(
     }
 }
 
-/* How many floats `weight_gradient` works on. */
-number weight_gradient_space(number in, number out) { return packed_size(out, in) + width(in); }
+/* What a product is differentiated into, NULL where that is not asked for: the rows, what they give for
+   gain and then shift of a norm, the bias, and the matrix, as many sums as a packed one of `out` by `in`
+   has. To all but the rows it is added. */
+typedef struct {
+    float *rows;
+    double *of_norm, *of_bias;
+    float *sums;
+} Gradients;
 
-/* Adds to `sums`, as many as a packed matrix of `out` by `in` has, what rows `begin` to `end` of
-   `all` give. */
-void weight_gradient(
-    const float *x, const float *gradient, number in, number out, float *sums, number begin,
-    number end, number all, float *space)
+/* To each of `count` sums, the numbers of so many rows below each other. */
+static void add_rows(const float *from, number rows, number count, double *sums)
 {
-    const int apart = end == all && in % LANES; /* whole vectors of the last row go beyond it */
-    float *few = space, *last_row = few + packed_size(out, in), *to = sums;
-    for (number first = begin; first < end; first += TIMES * SUMMED, to = few) {
-        const int is_last = first + TIMES * SUMMED >= end;
-        const number last = is_last ? end - apart : first + TIMES * SUMMED;
-        if (to == few)
-            memset(few, 0, packed_size(out, in) * sizeof(float));
-        for (number row = first; row < last; row += SUMMED)
-            add_products(
-                x + row * in, gradient + row * out, least(SUMMED, last - row), in, out, to);
-        if (is_last && apart) {
-            memcpy(last_row, x + last * in, in * sizeof(float));
-            add_products(last_row, gradient + last * out, 1, in, out, to);
+    for (number d = 0; d < count; d += LANES) {
+        const number left = count - d;
+        vec sum = splat(0);
+        for (number r = 0; r < rows; r++)
+            sum += take(0, from + r * count + d, left);
+        for (number n = 0; n < least(LANES, left); n++)
+            sums[d + n] += sum[n];
+    }
+}
+
+/* How many floats `multiply_back` works on. */
+number multiply_back_space(number in, number out)
+{
+    return packed_size(out, in) + (SUMMED + 2) * in + LANES;
+}
+
+/* The gradients of rows that took a step, where they are asked for, become those of rows before it, and
+   `made` the rows after it, where the matrix needs them. */
+static void steps_back(
+    const Step *step, const float *x, number in, number rows, float *slope, double *of_norm,
+    float *made, float *norm)
+{
+    const Beside beside = {norm, norm + in, made};
+    const number norms = step->kind == LAYER_NORM ? 2 * in : 0;
+    if (!slope) {
+        take_step(step, x, in, rows, made);
+        return;
+    }
+    memset(norm, 0, norms * sizeof(float));
+    step_back(step, x, in, rows, slope, &beside);
+    for (number n = 0; n < norms; n++)
+        of_norm[n] += norm[n];
+}
+
+/* The gradients that rows `begin` to `end` of `all` give, of x that took a step and of the matrix, from
+   those of the product and the matrix turned. */
+void multiply_back(
+    const float *x, const Step *step, const float *gradient, const float *packed, number in,
+    number out, const Gradients *into, number begin, number end, number all, float *space)
+{
+    float *few = space, *norm = few + packed_size(out, in), *made = norm + 2 * in;
+    float *sums = into->sums;
+    for (number first = begin; first < end; first += TIMES * SUMMED) {
+        const number last = least(first + TIMES * SUMMED, end);
+        const number apart = sums && first > begin ? packed_size(out, in) : 0;
+        if (apart)
+            sums = few;
+        memset(few, 0, apart * sizeof(float));
+        for (number row = first; row < last; row += SUMMED) {
+            const float *from = x + row * in, *given = gradient + row * out;
+            float *slope = into->rows ? into->rows + row * in : NULL;
+            const number rows = least(SUMMED, last - row);
+            const float *some = step->kind || row + rows == all ? made : from;
+            if (slope)
+                multiply_all(given, rows, out, packed, NULL, in, slope);
+            if (step->kind)
+                steps_back(step, from, in, rows, slope, into->of_norm, sums ? made : NULL, norm);
+            else if (some == made) /* whole vectors of the last row go beyond it */
+                memcpy(made, from, rows * in * sizeof(float));
+            if (into->of_bias)
+                add_rows(given, rows, out, into->of_bias);
+            if (sums)
+                add_products(some, from + rows * in, given, rows, in, out, sums);
         }
-        for (number n = 0; n < (to == few ? packed_size(out, in) : 0); n++)
-            sums[n] += few[n];
+        for (number n = 0; n < apart; n++)
+            into->sums[n] += few[n];
     }
 }
 

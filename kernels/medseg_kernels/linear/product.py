@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels.constant import constant
+from medseg_kernels.linear.step import Step
 from medseg_kernels.native import address, in_threads, library, missing, ranges
 
 SOURCE = Path(__file__).with_name("product.c")
@@ -16,6 +17,19 @@ NEAR = 64
 # Below it what a call costs outweighs what it gains (measured on an AMD Zen 5).
 LEAST_PRODUCTS = 1 << 24
 _Number = ctypes.c_longlong
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("kind", _Number),
+        ("gain", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
+    )
+
+
+class _Gradients(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("rows", "of_norm", "of_bias", "sums"))
 
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:
@@ -31,47 +45,68 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
     return _unready()
 
 
-def multiply(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """Rows (..., c) times the matrix (o, c) turned, and the bias added: (..., o)."""
+def multiply(x: Tensor, matrix: Tensor, bias: Tensor | None, step: Step) -> Tensor:
+    """Rows (..., c) that took a step, times the matrix (o, c) turned, and the bias: (..., o)."""
     out, into = matrix.shape
-    x, matrix = x.detach().contiguous(), matrix.detach()
+    x, told, packed = x.detach().contiguous(), _told(step), _packed(matrix)
     bias = None if bias is None else bias.detach().contiguous()
     result, rows = x.new_empty((*x.shape[:-1], out)), x.shape[:-1].numel()
-    packed = x.new_empty(_count("packed_size", into, out))
-    library(SOURCE).pack(
-        address(matrix), *map(_Number, (into, out, *matrix.stride())), address(packed)
-    )
 
     def work(begin: int, end: int) -> None:
+        space = x.new_empty(_count("multiply_space", into))
         library(SOURCE).multiply(
-            address(x), _Number(into), address(packed), address(bias), _Number(out),
-            address(result), _Number(begin * NEAR), _Number(min(end * NEAR, rows)),
+            address(x), ctypes.byref(told), _Number(into), address(packed), address(bias),
+            _Number(out), address(result), _Number(begin * NEAR), _Number(min(end * NEAR, rows)),
+            address(space),
         )  # fmt: skip
 
     in_threads(-(-rows // NEAR), work)
     return result
 
 
-def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """The matrix's gradient (o, c), from rows (..., c) and the gradient of the result (..., o)."""
-    x, gradient = x.detach().contiguous(), gradient.detach().contiguous()
-    into, out, rows = x.shape[-1], gradient.shape[-1], x.shape[:-1].numel()
-    numbers, parts = (_Number(into), _Number(out)), ranges(rows)
-    sums = x.new_zeros(len(parts), _count("packed_size", out, into))
+def gradients(
+    gradient: Tensor,
+    x: Tensor,
+    matrix: Tensor,
+    step: Step,
+    *,
+    of_rows: bool,
+    of_matrix: bool,
+    of_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Those of the rows (..., c), gain and shift (c,) of a norm, matrix (o, c) and bias (o,).
+
+    They come from the result's (..., o). What is not asked for is empty; gain and shift are asked
+    for with the rows, and zero where nothing is normed.
+    """
+    gradient, x, told = gradient.detach().contiguous(), x.detach().contiguous(), _told(step)
+    (out, into), rows, parts = matrix.shape, x.shape[:-1].numel(), ranges(x.shape[:-1].numel())
+    packed = _packed(matrix.t()) if of_rows else None
+    slope = x.new_empty(x.shape if of_rows else (0,))
+    norm = x.new_zeros((len(parts), 2, into if of_rows else 0), dtype=torch.float64)
+    bias = x.new_zeros((len(parts), out if of_bias else 0), dtype=torch.float64)
+    size = _count("packed_size", out, into) if of_matrix else 0
+    sums = x.new_zeros((len(parts), size))
 
     def work(begin: int, end: int) -> None:
-        own = sums[[part[0] for part in parts].index(begin)]
-        space = x.new_empty(_count("weight_gradient_space", into, out))
-        library(SOURCE).weight_gradient(
-            address(x), address(gradient), *numbers, address(own),
+        place = [part[0] for part in parts].index(begin)
+        targets = (
+            slope if of_rows else None,
+            norm[place],
+            bias[place] if of_bias else None,
+            sums[place] if of_matrix else None,
+        )
+        space = x.new_empty(_count("multiply_back_space", into, out))
+        library(SOURCE).multiply_back(
+            address(x), ctypes.byref(told), address(gradient), address(packed),
+            *map(_Number, (into, out)), ctypes.byref(_Gradients(*map(address, targets))),
             *map(_Number, (begin, end, rows)), address(space),
         )  # fmt: skip
 
     in_threads(rows, work)
-    total = sums[0] if len(parts) == 1 else sums.sum(0)
-    result = x.new_empty((out, into))
-    library(SOURCE).unpack(address(total), *numbers, address(result))
-    return result
+    of_gain, of_shift, of_start = (total.to(x.dtype) for total in (*norm.sum(0), bias.sum(0)))
+    of_weight = _unpacked(sums, matrix) if of_matrix else x.new_empty(0)
+    return slope, of_gain, of_shift, of_weight, of_start
 
 
 @constant
@@ -87,7 +122,33 @@ def _is_amd() -> bool:
     return cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
 
 
-def _count(name: str, into: int, out: int) -> int:
+def _told(step: Step) -> _Step:
+    """The step as the source reads it; a norm's tensors are contiguous."""
+    if step.norm is None:
+        return _Step(kind=2 if step.gelu else 0)
+    gain, shift, eps = step.norm
+    return _Step(1, gain.data_ptr(), shift.data_ptr(), eps)
+
+
+def _packed(matrix: Tensor) -> Tensor:
+    """The matrix (o, c) in the order in which the source multiplies rows of c numbers by it."""
+    (out, into), matrix = matrix.shape, matrix.detach()
+    packed = matrix.new_empty(_count("packed_size", into, out))
+    library(SOURCE).pack(
+        address(matrix), *map(_Number, (into, out, *matrix.stride())), address(packed)
+    )
+    return packed
+
+
+def _unpacked(sums: Tensor, matrix: Tensor) -> Tensor:
+    """The gradient of the matrix (o, c), from the sums of all threads."""
+    total, (out, into) = sums[0] if len(sums) == 1 else sums.sum(0), matrix.shape
+    result = matrix.new_empty(matrix.shape)
+    library(SOURCE).unpack(address(total), _Number(into), _Number(out), address(result))
+    return result
+
+
+def _count(name: str, *sizes: int) -> int:
     function = getattr(library(SOURCE), name)
     function.restype = _Number
-    return function(_Number(into), _Number(out))
+    return function(*map(_Number, sizes))

@@ -1,19 +1,19 @@
-"""Groups that share a mask are attended together, a cache-full at a time, by `attend`.
+"""Groups that share a mask are attended together by `attend`.
 
-Nothing of size groups x heads x n x n is ever held: the backward computes the weights again.
+Where it is compiled it reads and writes their tokens where they lie; elsewhere they are gathered, a
+cache-full at a time. Nothing of size groups x heads x n x n is ever held: the backward computes the
+weights again.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from medseg_kernels import attend
-from medseg_kernels.window_attention.groups import Kind, kinds
-from medseg_kernels.window_attention.reference import position_bias
+from medseg_kernels.window_attention import in_place
+from medseg_kernels.window_attention.biases import biased_kinds
 from medseg_kernels.window_attention.request import Request
 from medseg_kernels.window_attention.table import gradient
 
@@ -25,6 +25,8 @@ def forward(
     qkv: Tensor, table: Tensor | None, padding: Tensor | None, *, request: Request
 ) -> Tensor:
     """The attended tokens (b, i, j, k, c)."""
+    if attend.refuses(qkv.device, qkv.dtype) is None:
+        return in_place.forward(qkv, table, padding, request=request)
     heads, packed, channels = request.heads, qkv.detach().flatten(1, 3), qkv.shape[-1] // 3
     out, items = _buffer(packed, channels)
     size = 3 * channels * request.tokens
@@ -33,7 +35,8 @@ def forward(
         query, key, value = groups.permute(2, 0, 3, 1, 4)
         bias = None if part.bias is None else part.bias.to(qkv.dtype)[None]
         tokens = attend.forward(query, key, value, bias)
-        items[part.item].index_copy_(0, part.write, tokens.transpose(1, 2).reshape(-1, channels))
+        rows = tokens.transpose(1, 2).reshape(-1, channels)
+        items[part.item].index_copy_(0, part.rows.flatten(), rows)
     return out.reshape(*qkv.shape[:-1], channels)
 
 
@@ -46,6 +49,8 @@ def backward(
     request: Request,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of qkv, table and padding; empty where there is no such tensor."""
+    if attend.refuses(qkv.device, qkv.dtype) is None:
+        return in_place.backward(grad, qkv, table, padding, request=request)
     heads, n = request.heads, request.tokens
     packed, packed_grad = (x.detach().flatten(1, 3) for x in (qkv, grad))
     exact = torch.promote_types(qkv.dtype, torch.float32)
@@ -69,7 +74,7 @@ def backward(
         rows = downstream.flatten(2)
         if padding is not None and part.hollow is not None:
             grad_padding += rows[part.hollow].sum(0, dtype=exact)
-        items[part.item].index_copy_(0, part.write, rows.flatten(0, 1).to(qkv.dtype))
+        items[part.item].index_copy_(0, part.rows.flatten(), rows.flatten(0, 1).to(qkv.dtype))
     if grad_bias is None:
         of_table = qkv.new_empty(0, dtype=exact)
     else:
@@ -84,27 +89,19 @@ def _elements(qkv: Tensor, request: Request) -> int:
     return request.heads * request.tokens**2
 
 
-@lru_cache(maxsize=64)
-def _entries(extents: tuple[int, ...], request: Request, device: torch.device) -> Tensor:
-    """The row of the flattened table that each pair of tokens reads."""
-    with torch.inference_mode(mode=False), torch.no_grad():
-        numbers = torch.arange(math.prod(extents), dtype=torch.float64).view(*extents, 1)
-        return position_bias(numbers, request).flatten().long().to(device)
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Some groups of one kind in one item of the batch."""
 
     item: int
-    read: Tensor  # (g, n)
-    write: Tensor  # (g n)
+    rows: Tensor  # (g, n), all padding one past the end
     hollow: Tensor | None  # (g, n)
     bias: Tensor | None  # (heads, n, n)
 
     def gather(self, rows: Tensor, padding: Tensor | None) -> Tensor:
         """The tokens (g, n, c) of the groups; padding's row, or zero, where there is none."""
-        tokens = rows[self.item].index_select(0, self.read.flatten()).unflatten(0, self.read.shape)
+        read = self.rows if self.hollow is None else self.rows.masked_fill(self.hollow, 0)
+        tokens = rows[self.item].index_select(0, read.flatten()).unflatten(0, read.shape)
         if self.hollow is not None:
             tokens[self.hollow] = 0 if padding is None else padding.to(tokens.dtype)
         return tokens
@@ -114,34 +111,14 @@ def _parts(
     qkv: Tensor, table: Tensor | None, padding: Tensor | None, request: Request, *, elements: int
 ) -> Iterator[_Part]:
     """All groups, item by item, so many at a time as fit when one group takes `elements`."""
-    i, j, k = qkv.shape[1:4]
-    found = kinds((i, j, k), request, masked=padding is None, device=qkv.device)
-    base = None if table is None else _bias(table, request)
-    biases = [_masked(base, kind, request, like=qkv) for kind in found]
+    found, end = biased_kinds(qkv, table, request, masked=padding is None), qkv[0, ..., 0].numel()
     step = max(1, _budget(qkv) // elements)
     for item in range(len(qkv)):
-        for kind, bias in zip(found, biases, strict=True):
-            for first in range(0, len(kind.read), step):
+        for kind, bias in found:
+            for first in range(0, len(kind.rows), step):
                 part = slice(first, first + step)
                 hollow = None if kind.hollow is None else kind.hollow[part]
-                yield _Part(item, kind.read[part], kind.write[part].flatten(), hollow, bias)
-
-
-def _bias(table: Tensor, request: Request) -> Tensor:
-    """`reference.position_bias` with its index kept, (heads, n, n)."""
-    entries, n = _entries(tuple(table.shape[:3]), request, table.device), request.tokens
-    columns = table.detach().flatten(0, 2).t().contiguous()
-    return columns.index_select(1, entries).view(-1, n, n)
-
-
-def _masked(bias: Tensor | None, kind: Kind, request: Request, *, like: Tensor) -> Tensor | None:
-    """What is added to the scores of every group of this kind, (heads, n, n) or None."""
-    exact = torch.promote_types(like.dtype, torch.float32)
-    if kind.apart is None:
-        return None if bias is None else bias.to(exact)
-    if bias is None:
-        bias = like.new_zeros((request.heads, *kind.apart.shape), dtype=exact)
-    return bias.to(exact).masked_fill(kind.apart, -torch.inf)
+                yield _Part(item, kind.rows[part].clamp(max=end), hollow, bias)
 
 
 def _buffer(rows: Tensor, channels: int) -> tuple[Tensor, list[Tensor]]:

@@ -18,15 +18,19 @@ _PADDING = -1
 class Kind:
     """Groups that share one mask; most grids have one to eight kinds.
 
-    `read` (g, n) numbers the tokens row by row, padding reads token 0; `write` is the same with
-    padding written one past the end; `hollow` (g, n) says where padding is, None for nowhere;
-    `apart` (n, n) says which pairs may not attend to each other, None for no such pair.
+    `rows` (g, n) numbers the tokens of a grid row by row, then this kind's padding;
+    `hollow` (g, n) says where that is, None for nowhere; `apart` (n, n) says which pairs may not
+    attend to each other, None for no such pair.
     """
 
-    read: Tensor
-    write: Tensor
+    rows: Tensor
     hollow: Tensor | None
     apart: Tensor | None
+
+    @property
+    def paddings(self) -> int:
+        """How many rows are padding."""
+        return 0 if self.hollow is None else int(self.hollow.sum())
 
 
 @lru_cache(maxsize=64)
@@ -77,9 +81,9 @@ def _kind(size: Triple, axes: tuple[_Groups, ...], device: torch.device) -> Kind
     )
     row = ((i * size[1] + j) * size[2] + k).expand(shape).reshape(math.prod(shape[:3]), -1)
     hollow = ((i < 0) | (j < 0) | (k < 0)).expand(shape).reshape(row.shape)
+    row[hollow] = math.prod(size) + torch.arange(int(hollow.sum()))
     return Kind(
-        read=row.masked_fill(hollow, 0).to(device),
-        write=row.masked_fill(hollow, math.prod(size)).to(device),
+        rows=row.to(device),
         hollow=hollow.to(device) if hollow.any() else None,
         apart=_apart(axes, device),
     )
