@@ -132,7 +132,7 @@ static void lay_keys(
         vec square[LANES];
         for (int n = 0; n < LANES; n++)
             square[n] = load(rows[n] + d);
-        turn(square);
+        turn_square(square);
         for (int n = 0; n < LANES; n++)
             store(to + (d + n) * apart, square[n]);
     }

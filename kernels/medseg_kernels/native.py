@@ -38,18 +38,15 @@ def library(source: Path) -> ctypes.CDLL:
         NotCompiledError: no compiler, or it fails, or the cache cannot be written or is others'.
     """
     found = _tried(source)
-    if isinstance(found, NotCompiledError):
-        raise found
+    if isinstance(found, str):
+        raise NotCompiledError(found)
     return found
 
 
 def missing(source: Path) -> str | None:
     """Why there is no compiled form of a C source, or None."""
-    try:
-        library(source)
-    except NotCompiledError as error:
-        return str(error)
-    return None
+    found = _tried(source)
+    return found if isinstance(found, str) else None
 
 
 def forget() -> None:
@@ -82,12 +79,13 @@ def in_threads(count: int, work: Callable[[int, int], None]) -> None:
 
 
 @cache
-def _tried(source: Path) -> ctypes.CDLL | NotCompiledError:
-    # What fails would fail again, at the price of a compiler's run for every call.
+def _tried(source: Path) -> ctypes.CDLL | str:
+    # What fails would fail again, at the price of a compiler's run for every call. The reason is
+    # kept, not the error: that would keep the frames of all calls, and their tensors.
     try:
         return _loaded(source)
     except NotCompiledError as error:
-        return error
+        return str(error)
 
 
 def _loaded(source: Path) -> ctypes.CDLL:

@@ -112,7 +112,7 @@ INLINE float largest(vec value)
 
 /* Rows and columns of a square change places: its upper half's rows are shuffled into those of its lower
    half, as often as LANES can be halved. */
-INLINE void turn(vec square[LANES])
+INLINE void turn_square(vec square[LANES])
 {
     integers low, high;
     for (int n = 0; n < LANES; n++) {

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from medseg.fault import InputFault
 from medseg.models.topology import Axes, Spacing, Topology, topology
 from medseg.nn.drop_in import drop_in
+from medseg.nn.nnunet_blocks import fuse_blocks
 
 Size = Literal["s", "m", "l"]
 
@@ -152,6 +153,7 @@ class NnUNet(nn.Module):
             decoder.seg_layers = nn.ModuleList([decoder.seg_layers[-1]])
         _drop_second_names(self)
         drop_in(self)
+        fuse_blocks(self)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medseg.fault import InputFault
 from medseg.models.shape import ShapePolicy
 from medseg.nn.drop_in import drop_in
+from medseg.nn.nnunet_blocks import fuse_blocks
 
 ARCHITECTURES = {kind.__name__: kind for kind in (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)}
 LAYERS = {
@@ -52,6 +53,7 @@ class PlannedUNet(nn.Module):
     def __init__(self, network: nn.Module, *, is_flat: bool, policy: ShapePolicy) -> None:
         super().__init__()
         drop_in(network)
+        fuse_blocks(network)
         self.network = network
         self.is_flat = is_flat
         self.shape_policy = policy

@@ -82,8 +82,13 @@ class InstanceNorm3d(nn.InstanceNorm3d):
         input: Float[Tensor, "b c i j k"],  # noqa: A002
         residual: Float[Tensor, "b c i j k"] | None = None,
         slope: float | None = None,
+        *,
+        overwrite: bool = False,
     ) -> Float[Tensor, "b c i j k"]:
-        """leaky_relu(norm(input) + residual)."""
+        """leaky_relu(norm(input) + residual); with `overwrite` in the memory of the input, perhaps.
+
+        The result is not to be written over: neither where it is rectified nor with `overwrite`.
+        """
         if self.kernels == "fast" and not self.track_running_stats:
             affine, backend = self.weight is not None, "compiled"
             if refuses_norm(input, residual, slope=slope, affine=affine, backend=backend) is None:
@@ -94,13 +99,13 @@ class InstanceNorm3d(nn.InstanceNorm3d):
                     residual=residual,
                     slope=slope,
                     eps=self.eps,
-                    overwrite=False,
+                    overwrite=overwrite,
                     backend=backend,
                 )
         y = super().forward(input)
         if residual is not None:
-            y = y + residual
-        return y if slope is None else functional.leaky_relu(y, slope)
+            y = y.add_(residual)
+        return y if slope is None else functional.leaky_relu_(y, slope)
 
 
 class Linear(nn.Linear):

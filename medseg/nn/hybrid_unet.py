@@ -159,7 +159,7 @@ class PlannedResidualBlock(nn.Module):
 
 def _rectified(norm: nn.Module, x: Tensor, residual: Tensor | None) -> Tensor:
     if isinstance(norm, InstanceNorm3d):
-        return norm(x, residual, _SLOPE)
+        return norm(x, residual, _SLOPE, overwrite=True)
     y = norm(x)
     return functional.leaky_relu(y if residual is None else y + residual, _SLOPE)
 

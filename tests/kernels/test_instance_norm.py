@@ -58,13 +58,19 @@ def test_compiled_steps_equal_torch(size, added, slope, overwrite) -> None:
     assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
+# The second are so large that the norm can be undone.
+GAINS = ([1.0, -2.0, 0.0, 0.5, 1e-4], [1.0, -2.0, 0.3, 0.5, 0.05])
+
+
 @pytest.mark.parametrize("slope", [None, 0.01])
 @pytest.mark.parametrize("added", [False, True], ids=["alone", "residual"])
 @pytest.mark.parametrize("given", ["gain", "shift", "both"])
-def test_gain_and_shift(given, added, slope) -> None:
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new memory", "overwritten"])
+@pytest.mark.parametrize("gains", GAINS, ids=["small gains", "large gains"])
+def test_gain_and_shift(gains, overwrite, given, added, slope) -> None:
     _needs("compiled")
     drawn = [_map((2, 5, 6, 7, 4), seed=seed, offset=5, dtype=torch.float32) for seed in (1, 2)]
-    affine = {"gain": torch.tensor([1.0, -2.0, 0.0, 0.5, 1e-4]), "shift": torch.linspace(-1, 1, 5)}
+    affine = {"gain": torch.tensor(gains), "shift": torch.linspace(-1, 1, 5)}
     affine = {name: one for name, one in affine.items() if given in (name, "both")}
 
     def run(backend: str, dtype: torch.dtype) -> list[Tensor]:
@@ -72,7 +78,8 @@ def test_gain_and_shift(given, added, slope) -> None:
             one.to(dtype).clone().requires_grad_() for one in (*drawn, *affine.values())
         )
         options = dict(zip(affine, rest, strict=True)) | ({"residual": residual} if added else {})
-        y = instance_norm(x * 1, slope=slope, overwrite=True, backend=backend, **options)
+        given = x * 1  # not a leaf, so that it may be overwritten
+        y = instance_norm(given, slope=slope, overwrite=overwrite, backend=backend, **options)
         (y * torch.linspace(0, 9, y.numel(), dtype=dtype).view_as(y).sin()).sum().backward()
         return [y.detach(), x.grad, *(one.grad for one in options.values())]
 
@@ -80,6 +87,19 @@ def test_gain_and_shift(given, added, slope) -> None:
     assert len(found) == 2 + len(affine) + added
     for ours, truth in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("gain", "keeps"), [(0.5, "result"), (0.001, "map")])
+def test_the_map_is_kept_only_where_the_norm_cannot_be_undone(gain, keeps) -> None:
+    _needs("compiled")
+    x = _map((1, 4, 6, 5, 4), dtype=torch.float32).requires_grad_()
+    kept: set[int] = set()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.add(tensor.data_ptr()) or tensor, lambda tensor: tensor
+    ):
+        y = instance_norm(x, gain=torch.full((4,), gain), slope=0.01, backend="compiled")
+    assert {"result": y.data_ptr() in kept, "map": x.data_ptr() in kept}[keeps]
+    assert (y.data_ptr() in kept) != (x.data_ptr() in kept)
 
 
 def test_threads_change_nothing_and_rows_of_a_gradient_may_lie_apart() -> None:

@@ -1,7 +1,8 @@
 """Instance norm of maps that lie channels last, in C: float32, on a CPU.
 
-Without gain the backward needs the output alone, as in `channels_last`. With it a gain near zero
-could not be undone, so the map before the norm is kept, and the output is not.
+The backward undoes the norm from the output, as in `channels_last`. Where a gain is so small, or a
+shift so large, that too many digits would be lost, and where the output may be written over, the
+map before the norm is kept instead.
 """
 
 import ctypes
@@ -19,12 +20,14 @@ from medseg_kernels.native import address, in_threads, library, missing
 SOURCE = Path(__file__).with_name("norm.c")
 # Floats of a block: half of a core's first-level cache.
 _BLOCK = 1 << 12
+# The least gain, and the largest shift in gains, that are undone: six bits are lost at most.
+_LEAST_GAIN, _LARGEST_SHIFT = 2**-6, 2**6
 
 
 class _Given(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("result", "rows", "gradient", "added")),
-        *((name, ctypes.c_void_p) for name in ("mean", "scale", "gain", "shift")),
+        *((name, ctypes.c_void_p) for name in ("mean", "scale", "gain", "shift", "undo")),
         *((name, ctypes.c_longlong) for name in ("pitch", "channels")),
         ("slope", ctypes.c_float),
     ]
@@ -51,13 +54,24 @@ def forward(
     overwrite: bool,
 ) -> Tensor:
     """leaky_relu(norm(x) * gain + shift + residual), lying channels last."""
-    is_affine = gain is not None or shift is not None
     learns = torch.is_grad_enabled() and any(
         one is not None and one.requires_grad for one in (x, residual, gain, shift)
     )
-    overwrite = overwrite and not (is_affine and learns)
+    undone = learns and _is_undone(gain, shift, is_last=overwrite or slope is not None)
+    # Autograd would write what is put into a view back into its base, at the price of a copy.
+    is_view = x._is_view()  # noqa: SLF001  # torch has no public name for it
+    overwrite = overwrite and not (learns and (is_view or not undone))
     slope = 1.0 if slope is None else slope
-    return _Norm.apply(x, laid(residual), gain, shift, slope, eps, overwrite)
+    return _Norm.apply(x, laid(residual), gain, shift, slope, eps, overwrite, undone)
+
+
+def _is_undone(gain: Tensor | None, shift: Tensor | None, *, is_last: bool) -> bool:
+    """Whether the backward can do with the output; `is_last`: nobody writes over that."""
+    if gain is None and shift is None:
+        return True
+    least = 1.0 if gain is None else float(gain.detach().abs().min())
+    most = 0.0 if shift is None else float(shift.detach().abs().max())
+    return is_last and least >= _LEAST_GAIN and most <= _LARGEST_SHIFT * least
 
 
 class _Norm(torch.autograd.Function):
@@ -71,6 +85,7 @@ class _Norm(torch.autograd.Function):
         slope: float,
         eps: float,
         overwrite: bool,
+        undone: bool,
     ) -> Tensor:
         y = x if overwrite else torch.empty_like(x)
         gains, shifts = _affine(x, gain, shift)
@@ -84,7 +99,7 @@ class _Norm(torch.autograd.Function):
         if overwrite:
             ctx.mark_dirty(x)
         ctx.slope = slope
-        kept = (y, None) if gain is None and shift is None else (None, x)
+        kept = (y, None) if undone else (None, x)
         ctx.save_for_backward(
             *kept, residual, gains, shifts, torch.stack(means), torch.stack(scales)
         )
@@ -107,14 +122,14 @@ class _Norm(torch.autograd.Function):
                 None if one is None else rows_of(one)[item]
                 for one in (y, x, residual, grad_residual)
             )
-            channels = (mean, scale, gains, shifts)
+            channels = (mean, scale, gains, shifts, 1 / gains)
             pointers = map(address, (result, rows, gradient, added, *channels))
             given = _Given(*pointers, gradient.stride(0), grad_x.shape[1], ctx.slope)
             totals += _differentiate(given, slopes, behind, scale * gains)
         of_shift, of_gain = totals.float()
         _, _, learns_gain, learns_shift, *_ = ctx.needs_input_grad
         affine = (of_gain if learns_gain else None, of_shift if learns_shift else None)
-        return grad_x, grad_residual, *affine, None, None, None
+        return grad_x, grad_residual, *affine, None, None, None, None
 
 
 def _affine(x: Tensor, gain: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:

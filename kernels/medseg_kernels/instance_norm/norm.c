@@ -51,7 +51,7 @@ void normalize(
    either the result, from which the norm is undone, or the rows before it with their statistics. */
 typedef struct {
     const float *result, *rows, *gradient, *added;
-    const float *mean, *scale, *gain, *shift; /* of each channel; gain and shift where rows are given */
+    const float *mean, *scale, *gain, *shift, *undo; /* of each channel, the last one over the gain */
     number pitch, channels;
     float slope;
 } Given;
@@ -76,9 +76,10 @@ typedef struct {
             _Pragma("GCC ivdep") for (number c = 0; c < channels; c++) \
             { \
                 const float before = y[c] > 0 ? g[c] : g[c] * slope; \
-                float norm = y[c] > 0 ? y[c] : y[c] * undo; \
+                float value = y[c] > 0 ? y[c] : y[c] * steep; \
                 if (plus) \
-                    norm -= plus[c]; \
+                    value -= plus[c]; \
+                const float norm = (value - shift[c]) * undo[c]; \
                 BODY \
             } \
         } \
@@ -86,9 +87,10 @@ typedef struct {
 
 #define UNPACK \
     const number channels = given->channels; \
-    const float slope = given->slope, undo = 1 / slope; \
+    const float slope = given->slope, steep = 1 / slope; \
     const float *restrict mean = given->mean, *restrict scale = given->scale; \
-    const float *restrict gain = given->gain, *restrict shift = given->shift
+    const float *restrict gain = given->gain, *restrict shift = given->shift; \
+    const float *restrict undo = given->undo
 
 /* With g the gradient before leaky ReLU: for each block the sum of g and of the norm times g,
    (blocks, 2, channels). `behind`, if it is there, takes g. */

@@ -25,7 +25,7 @@ static void pack_square(const float *weight, number out_apart, number row, float
     vec square[LANES];
     for (int n = 0; n < LANES; n++)
         square[n] = load(weight + n * out_apart);
-    turn(square);
+    turn_square(square);
     for (int n = 0; n < LANES; n++)
         store(packed + n * row, square[n]);
 }
