@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_kernels import attend
+from medseg_kernels.attend import compiled, matrices
 
 # Groups, heads, queries, keys and channels; whether the bias differs by group, and by head.
 Given = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -140,8 +141,8 @@ def test_sums_over_axes_with_each_width_of_vectors(case) -> None:
 
 @pytest.mark.parametrize("case", ON_A_GRID)
 def test_sums_over_axes_without_a_compiler(monkeypatch, case) -> None:
-    monkeypatch.setattr(attend, "_unready", lambda: "no compiler here")
-    monkeypatch.setattr(attend, "_BYTES", 1 << 14)  # several blocks
+    monkeypatch.setattr(compiled, "_unready", lambda: "no compiler here")
+    monkeypatch.setattr(matrices, "_BYTES", 1 << 14)  # several blocks
     _assert_right_on_a_grid(case)
 
 
@@ -202,7 +203,7 @@ def test_what_is_beyond_the_source_is_torchs(monkeypatch) -> None:
     given = _drawn("a window")
     slope = torch.randn_like(given[0])
     ours = [attend.forward(*given), *_gradients(given, slope)]
-    monkeypatch.setattr(attend, "_unready", lambda: "no compiler here")
+    monkeypatch.setattr(compiled, "_unready", lambda: "no compiler here")
     assert "no compiler" in str(attend.refuses(slope.device, slope.dtype))
     torchs = [attend.forward(*given), *_gradients(given, slope)]
     for one, other in zip(ours, torchs, strict=True):

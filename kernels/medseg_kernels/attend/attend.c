@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "exponential.h"
+#include "../exponential.h"
 
 /* Rows and vectors of a step of a product: as many sums as there are registers. */
 #if defined(__AVX512F__) || defined(__ARM_NEON)
