@@ -101,9 +101,11 @@ void multiply(
     const float *x, const Step *step, number in, const float *packed, const float *bias,
     number out, float *result, number begin, number end, float *space)
 {
-    if (!step->kind)
+    if (!step->kind) {
         multiply_all(x + begin * in, end - begin, in, packed, bias, out, result + begin * out);
-    for (number first = begin; first < (step->kind ? end : begin); first += NEAR) {
+        return;
+    }
+    for (number first = begin; first < end; first += NEAR) {
         const float *from = x + first * in;
         const number rows = least(NEAR, end - first);
         take_step(step, from, in, rows, space);
@@ -203,9 +205,9 @@ void multiply_back(
             const float *some = step->kind || row + rows == all ? made : from;
             if (slope)
                 multiply_all(given, rows, out, packed, NULL, in, slope);
-            if (step->kind)
+            if (step->kind && (slope || sums))
                 steps_back(step, from, in, rows, slope, into->of_norm, sums ? made : NULL, norm);
-            else if (some == made) /* whole vectors of the last row go beyond it */
+            else if (sums && some == made) /* whole vectors of the last row go beyond it */
                 memcpy(made, from, rows * in * sizeof(float));
             if (into->of_bias)
                 add_rows(given, rows, out, into->of_bias);
