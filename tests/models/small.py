@@ -57,7 +57,7 @@ SMALL: dict[str, Small] = {
         kept_mb=49.8,
     ),
     "nnunet_plain": Small(
-        plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2, forms=SINGLE, kept_mb=1.3
+        plain_unet, {"base_features": 4}, patch=(16, 24, 16), levels=2, forms=SINGLE, kept_mb=1.25
     ),
     "nnunet_resenc": Small(
         residual_unet,
@@ -89,7 +89,7 @@ SMALL: dict[str, Small] = {
             "identity": {"mixing": "identity"},
             "single": {"deep_supervision": False},
         },
-        kept_mb=24.4,
+        kept_mb=17.0,
     ),
     "para_trans_cnn": Small(
         ParaTransCNN,
@@ -135,7 +135,7 @@ SMALL: dict[str, Small] = {
             "flat": {"dimensions": 2},
             "identity": {"mixing": "identity"},
         },
-        kept_mb=10.6,
+        kept_mb=8.9,
     ),
     "seg_mamba": Small(
         SegMamba,

@@ -192,8 +192,9 @@ def test_training_keeps_no_more_memory_than_stated(name: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         _output = model(image(name))
     stated = SMALL[name].kept_mb
-    # Stated is what torch's convolutions keep; those in C keep no padded copies of small maps.
-    assert 0.7 * stated < sum(kept.values()) / 2**20 < 1.02 * stated
+    # Stated is what torch's layers keep; in C convolutions keep no padded copies of small maps, and
+    # norms nothing but their results.
+    assert 0.6 * stated < sum(kept.values()) / 2**20 < 1.02 * stated
 
 
 @each_form

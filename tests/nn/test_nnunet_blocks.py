@@ -64,7 +64,7 @@ def _run(network: nn.Module, x: Tensor) -> list[Tensor]:
     ],
     ids=["affine", "plain norm", "dropout"],
 )
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 5e-4), (torch.float64, 1e-12)])
 def test_results_and_gradients_are_those_of_the_library(changes, dtype, near) -> None:
     """In single precision by the kernels, in double by torch's own operations."""
     network = _network(**changes).to(dtype)
