@@ -5,8 +5,6 @@ is written over the norm's output, so that the norm keeps its input; here a map 
 and rectified at once, and what the next convolution keeps is all that the way back needs.
 """
 
-from collections.abc import Iterable
-
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from jaxtyping import Float
@@ -29,9 +27,11 @@ class Unit(ConvDropoutNormReLU):
 
     def normed(self, x: Map, residual: Map | None = None, *, slope: float | None = None) -> Map:
         """leaky_relu(norm + residual), which nobody may write over."""
-        norms = [isinstance(layer, InstanceNorm3d) for layer in self.all_modules]
-        *before, norm = self.all_modules[: norms.index(True) + 1]
-        return norm(_through(before, x), residual, slope, overwrite=True)
+        for layer in self.all_modules:
+            if isinstance(layer, InstanceNorm3d):
+                return layer(x, residual, slope, overwrite=True)
+            x = layer(x)
+        raise AssertionError("a unit has a norm")
 
 
 class ResidualBlock(BasicBlockD):
@@ -74,9 +74,3 @@ def _is_plain(block: BasicBlockD) -> bool:
         and not block.apply_stochastic_depth
         and not block.apply_se
     )
-
-
-def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer(x)
-    return x
