@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 
-def seconds(call: Callable[[], object], *, warm: int = 1) -> float:
-    """Median processor time of three calls after `warm` others."""
+def seconds(call: Callable[[], object], *, warm: int = 1, repeats: int = 3) -> float:
+    """Median processor time of some calls after `warm` others."""
     times = []
-    for _ in range(warm + 3):
+    for _ in range(warm + repeats):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)

@@ -2,7 +2,7 @@
 
 python kernels/benchmarks/networks.py [NAME ...]
 prints rows of kernels/README.md: processor seconds of one thread, and what autograd holds between
-the forward and the backward pass, parameters not counted. Without names: the first three.
+the forward and the backward pass, parameters not counted. Without names: the first two.
 Torch's operations run as torch runs them, and again where memory that is freed stays with the
 process, as it does where medseg trains and predicts; hence two ratios.
 """
@@ -48,12 +48,12 @@ def _xlstm_unet(patch: tuple[int, int, int]) -> nn.Module:
 
 # What is built, and the size of its input.
 NETWORKS: dict[str, tuple[Callable[[tuple[int, int, int]], nn.Module], tuple[int, int, int]]] = {
-    "nnunet_resenc": (_residual_unet, (64, 64, 64)),
     "xlstm_unet": (_xlstm_unet, (64, 64, 64)),
     "d_former": (
         lambda _: DFormer(in_channels=1, out_channels=14, deep_supervision=False),
         (32, 128, 128),
     ),
+    "nnunet_resenc": (_residual_unet, (64, 64, 64)),
     "mednext": (
         lambda _: MedNeXt(in_channels=1, out_channels=4, deep_supervision=False),
         (64, 64, 64),
@@ -67,7 +67,7 @@ NETWORKS: dict[str, tuple[Callable[[tuple[int, int, int]], nn.Module], tuple[int
 # The kernels, and whether memory that is freed stays with the process.
 RUNS = (("reference", nullcontext), ("reference", reused_memory), ("fast", reused_memory))
 # Measured when they are named: the scan of one takes minutes in torch, and so do all of them.
-NAMED = ("mednext", "trans_dae", "seg_mamba")
+NAMED = ("nnunet_resenc", "mednext", "trans_dae", "seg_mamba")
 
 
 def main() -> None:
@@ -92,9 +92,9 @@ def _rows(name: str, model: nn.Module, image: Tensor) -> list[str]:
         with keeps():
             with torch.no_grad():
                 outputs.append(model.eval()(image))
-                forward.append(seconds(lambda: model(image)))
+                forward.append(seconds(lambda: model(image), repeats=2))
             # the heap has found its size after two steps
-            training.append(seconds(lambda: _train(model, image), warm=2))
+            training.append(seconds(lambda: _train(model, image), warm=2, repeats=2))
             held.append(f"{kept(lambda: model(image), model) / 2**30:.2f} GiB")
     apart = (outputs[0] - outputs[-1]).abs().max() / outputs[0].abs().max()
     return [
