@@ -48,9 +48,10 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
 def multiply(x: Tensor, matrix: Tensor, bias: Tensor | None, step: Step) -> Tensor:
     """Rows (..., c) that took a step, times the matrix (o, c) turned, and the bias: (..., o)."""
     out, into = matrix.shape
-    x, told, packed = x.detach().contiguous(), _told(step), _packed(matrix)
+    x, rows = x.detach().contiguous(), x.shape[:-1].numel()
+    result = x.new_empty((*x.shape[:-1], out))  # before small ones take its place
+    told, packed = _told(step), _packed(matrix)
     bias = None if bias is None else bias.detach().contiguous()
-    result, rows = x.new_empty((*x.shape[:-1], out)), x.shape[:-1].numel()
 
     def work(begin: int, end: int) -> None:
         space = x.new_empty(_count("multiply_space", into))
@@ -81,8 +82,8 @@ def gradients(
     """
     gradient, x, told = gradient.detach().contiguous(), x.detach().contiguous(), _told(step)
     (out, into), rows, parts = matrix.shape, x.shape[:-1].numel(), ranges(x.shape[:-1].numel())
+    slope = x.new_empty(x.shape if of_rows else (0,))  # before small ones take its place
     packed = _packed(matrix.t()) if of_rows else None
-    slope = x.new_empty(x.shape if of_rows else (0,))
     norm = x.new_zeros((len(parts), 2, into if of_rows else 0), dtype=torch.float64)
     bias = x.new_zeros((len(parts), out if of_bias else 0), dtype=torch.float64)
     size = _count("packed_size", out, into) if of_matrix else 0
