@@ -1,6 +1,6 @@
 """One layer of shifted window attention: MONAI's, and the forms here with the same weights.
 
-python kernels/benchmarks/window_attention.py [--threads 1] [--repeats 2] [--device cpu]
+python kernels/benchmarks/window_attention.py [--threads 1] [--repeats 1] [--device cpu]
 prints rows of kernels/README.md: processor milliseconds on a CPU, and what the stages of Swin
 UNETR would take at least on a GPU that is not there. With --device cuda, in bfloat16, milliseconds
 of the device: further peers are torch.compile of MONAI's layer, torch's fused attention and
@@ -39,7 +39,7 @@ STATED = {"bytes": 4.3e12, "flops": 788e12, "exponentials": 132 * 16 * 1.755e9}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
