@@ -58,7 +58,8 @@ def _assert_right(case: str, step: str) -> None:
         assert len(found) == 1 + len(some) + 2 * (step == "norm")
         for ours, truth in zip(found, expected, strict=True):
             assert ours.shape == truth.shape
-            assert (ours - truth).abs().max() <= 1e-5 * (truth.abs().max() + 1)
+            # Numbers near zero are sums of larger ones that cancel.
+            assert (ours - truth).abs().max() <= 1e-5 * truth.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("step", STEPS)

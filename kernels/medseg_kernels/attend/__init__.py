@@ -33,7 +33,7 @@ def forward(
     g, heads, n, e = query.shape
     result = query.new_empty((g, n, heads, e)).transpose(1, 2)
     told, _kept = told_of(query, key, value, bias, scale, axes, result=result)
-    run("attend", told)
+    run("attend", told, heads)
     return result
 
 
@@ -70,4 +70,4 @@ def backward(
     )  # fmt: skip
     # One thread alone adds to a head's biases, those of one group after those of the other.
     alone = of_bias is not None and len(of_bias) == 1
-    run("attend_backward", told, together=len(query) if alone else 1)
+    run("attend_backward", told, query.shape[1], together=len(query) if alone else 1)

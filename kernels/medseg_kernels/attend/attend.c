@@ -40,7 +40,7 @@ typedef struct {
    then there are no others, and `axes` have a row for each query, a number a place, save those in
    front, which may be missing. */
 typedef struct {
-    number groups, heads, queries, keys, channels;
+    number groups, queries, keys, channels;
     float scale;
     number places[3];
     Array query, key, value, bias, result, slope, of_query, of_key, of_value, of_bias;

@@ -36,7 +36,7 @@ class Attention(ctypes.Structure):
     """What the source is asked; arrays that are not given have no `first`."""
 
     _fields_ = (
-        *((name, Number) for name in ("groups", "heads", "queries", "keys", "channels")),
+        *((name, Number) for name in ("groups", "queries", "keys", "channels")),
         ("scale", ctypes.c_float),
         ("places", _Three),
         *((name, Array) for name in _ARRAYS),
@@ -72,7 +72,7 @@ def told_of(
     given = {"query": query, "key": key, "value": value, "bias": bias}
     arrays = {name: close(x) for name, x in given.items() if x is not None}
     arrays |= {name: x for name, x in others.items() if x is not None}
-    told = Attention(g, heads, n, key.shape[2], e, scale)
+    told = Attention(g, n, key.shape[2], e, scale)
     for name, x in arrays.items():
         setattr(told, name, array_of(x.expand(g, heads, -1, -1)))
     axes = [close(axis) for axis in axes]
@@ -91,8 +91,8 @@ def array_of(x: Tensor) -> Array:
     return Array(address(x), _Three(*x.stride()[:3]))
 
 
-def run(name: str, told: Attention, *, together: int = 1) -> None:
-    """Heads of so many groups one after the other, all others in any order."""
+def run(name: str, told: Attention, heads: int, *, together: int = 1) -> None:
+    """`heads` of all groups: of so many groups one after the other, all others in any order."""
     count = library(SOURCE).attend_space
     count.restype = Number
     size = count(ctypes.byref(told))
@@ -102,7 +102,7 @@ def run(name: str, told: Attention, *, together: int = 1) -> None:
         numbers = (Number(begin * together), Number(end * together))
         getattr(library(SOURCE), name)(ctypes.byref(told), *numbers, address(space))
 
-    in_threads(told.groups * told.heads // together, work)
+    in_threads(told.groups * heads // together, work)
 
 
 def close(tensor: Tensor) -> Tensor:

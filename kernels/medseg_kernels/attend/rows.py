@@ -72,9 +72,9 @@ def _run_rows(
     name: str, arrays: dict[str, Array], bias: Tensor | None, rows: Rows, shape: Sequence[int]
 ) -> None:
     (g, n), (heads, e) = rows.numbers.shape, shape
-    told = Attention(g, heads, n, n, e, 1 / math.sqrt(e))
+    told = Attention(g, n, n, e, 1 / math.sqrt(e))
     for key, array in arrays.items():
         setattr(told, key, array)
     if bias is not None:
         told.bias = array_of(bias.expand(g, -1, -1, -1))
-    run(name, told, together=g if "of_bias" in arrays else 1)
+    run(name, told, heads, together=g if "of_bias" in arrays else 1)
