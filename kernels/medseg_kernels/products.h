@@ -10,12 +10,13 @@ enum { ROWS = 4, BAND = 3 };
 #endif
 
 /* Either rows of `to` become those of `a` times `b`, whose `depth` rows lie one after the other, and
-   each has `start` added; or `to`, whose rows do, gets the transpose of `a` times `b` added, both of
-   `depth` rows. There is at least one. */
+   each has one of `start` added, all the same where these are not apart; `next` is what is multiplied
+   after `b`. Or `to`, whose rows do, gets the transpose of `a` times `b` added, both of `depth` rows.
+   There is at least one. */
 typedef struct {
-    const float *a, *b, *start;
+    const float *a, *b, *start, *next;
     float *to;
-    number depth, a_apart, b_apart, to_apart;
+    number depth, a_apart, b_apart, start_apart, to_apart;
 } Product;
 
 INLINE void multiply_rows(const int R, const int W, const int turned, const Product *product)
@@ -27,14 +28,14 @@ INLINE void multiply_rows(const int R, const int W, const int turned, const Prod
     vec sums[ROWS][BAND];
     for (int r = 0; r < R; r++)
         for (int w = 0; w < W; w++)
-            sums[r][w] = load(turned ? p.to + r * to_next + w * LANES : p.start + w * LANES);
+            sums[r][w] = load((turned ? p.to + r * to_next : p.start + r * p.start_apart) + w * LANES);
     number d = 0;
     do {
         vec line[BAND];
         for (int w = 0; w < W; w++) {
             line[w] = load(p.b + d * b_next + w * LANES);
-            if (!turned) /* what is multiplied next lies behind */
-                __builtin_prefetch(p.b + (p.depth + d) * b_next + w * LANES);
+            if (!turned)
+                __builtin_prefetch(p.next + d * b_next + w * LANES);
         }
         if (turned)
             __builtin_prefetch(p.to + (R * W + d) * LANES);

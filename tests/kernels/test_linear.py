@@ -18,6 +18,8 @@ CASES = {
     "numbers alone": ((), 30, 20),
     "sums of sums": ((20000,), 5, 3),
     "many numbers": ((70,), 300, 130),
+    "more than are multiplied at once": ((70,), 2500, 20),
+    "more on the way back": ((70,), 20, 2500),
 }
 STEPS = ("nothing", "norm", "gelu")
 

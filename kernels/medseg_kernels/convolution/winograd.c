@@ -238,7 +238,8 @@ static void multiply_slots(const Shape *s, float *slots, const float *weight, nu
             w = band((out - at) / LANES);
             for (number row = 0; row < tiles; row += ROWS) {
                 const float *a = slots + slot_size(s) + row * in;
-                const Product p = {a, b, ZEROS, slots + row * out + at, s->in, in, 0, out};
+                const Product p = {
+                    a, b, ZEROS, b + s->in * w * LANES, slots + row * out + at, s->in, in, 0, 0, out};
                 MULTIPLY[w](least(ROWS, tiles - row), &p);
             }
         }
@@ -304,7 +305,7 @@ static void add_products(
             w = band((out - at) / LANES);
             for (number row = 0; row < s->in; row += ROWS) {
                 const Product p = {
-                    map + row, gradient + at, NULL, to + row * w * LANES, tiles, in, out, 0};
+                    map + row, gradient + at, NULL, NULL, to + row * w * LANES, tiles, in, out, 0, 0};
                 ADD_TURNED[w](least(ROWS, s->in - row), &p);
             }
         }

@@ -53,33 +53,58 @@ void pack(
     }
 }
 
-/* Rows that are multiplied by one band after the other while they are in a cache. */
-enum { NEAR = 64 };
+/* Rows that are multiplied by one band after the other while they are in a cache, and how many of their
+   numbers at a time, so that a band is in it too. */
+enum { NEAR = 64, DEPTH = 1024 };
 
-/* Up to NEAR rows of the product; there may be no bias. Rows of `next` are read after them. */
-static void multiply_near(
-    const float *x, const float *next, number rows, number in, const float *packed,
-    const float *bias, number out, float *result)
+static void copy_rows(
+    const float *from, number from_apart, number rows, number count, float *to, number to_apart)
+{
+    for (number r = 0; r < rows; r++)
+        memcpy(to + r * to_apart, from + r * from_apart, count * sizeof(float));
+}
+
+/* To up to NEAR rows of the product, what the numbers `begin` to `end` of the rows give is added; before
+   the first they are the bias, or nothing. Of `next` the same numbers are read after them. */
+static void multiply_part(
+    const float *x, const float *next, number rows, number in, number begin, number end,
+    const float *packed, const float *bias, number out, float *result)
 {
     float start[BAND * LANES] = {0}, spare[ROWS * BAND * LANES];
     for (number at = 0, w; at < out; packed += in * w * LANES, at += w * LANES) {
         w = band((width(out) - at) / LANES);
-        const number across = least(w * LANES, out - at);
+        const number wide = w * LANES, across = least(wide, out - at);
+        const float *b = packed + begin * wide;
         if (bias)
             memcpy(start, bias + at, across * sizeof(float));
         for (number row = 0; row < rows; row += ROWS) {
             const number some = least(ROWS, rows - row);
+            const float *a = x + row * in + begin;
             float *to = result + row * out + at;
-            Product p = {x + row * in, packed, start, to, in, in, 0, out};
-            if (!at)
-                prefetch(next + row * in, 0, some * in);
-            if (across < w * LANES)
-                p.to = spare, p.to_apart = w * LANES;
+            Product p = {a, b, start, b + in * wide, to, end - begin, in, 0, 0, out};
+            for (number r = row; r < (at ? 0 : row + some); r++)
+                prefetch(next + r * in, begin, end);
+            if (across < wide)
+                p.to = spare, p.to_apart = wide;
+            if (begin) {
+                copy_rows(to, out, p.to == spare ? some : 0, across, spare, wide);
+                p.start = p.to, p.start_apart = p.to_apart;
+            }
             MULTIPLY[w](some, &p);
-            for (number r = 0; r < (p.to == spare ? some : 0); r++)
-                memcpy(to + r * out, spare + r * w * LANES, across * sizeof(float));
+            copy_rows(spare, wide, p.to == spare ? some : 0, across, to, out);
         }
     }
+}
+
+/* Up to NEAR rows of the product. */
+static void multiply_near(
+    const float *x, const float *next, number rows, number in, const float *packed,
+    const float *bias, number out, float *result)
+{
+    const number parts = (in + DEPTH - 1) / DEPTH;
+    for (number part = 0; part < parts; part++)
+        multiply_part(
+            x, next, rows, in, in * part / parts, in * (part + 1) / parts, packed, bias, out, result);
 }
 
 /* As many rows as there are. */
@@ -118,18 +143,24 @@ void multiply(
    all, or rounding would add up. */
 enum { SUMMED = 128, TIMES = 64 };
 
-/* Sums are bands of numbers in, each with a row for each number out. */
+/* Sums are bands of numbers in, each with a row for each number out; `lines` is room for SUMMED rows of
+   such a band. */
 static void add_products(
     const float *x, const float *next_x, const float *gradient, number rows, number in, number out,
-    float *sums)
+    float *sums, float *lines)
 {
     const float *next_gradient = gradient + rows * out;
     const number steps = (out + ROWS - 1) / ROWS * (width(in) / LANES);
     number done = 0, w;
     for (number at = 0; at < in; sums += out * w * LANES, at += w * LANES) {
         w = band((width(in) - at) / LANES);
+        const float *from = x + at;
+        for (number r = 0; r < rows; r++, from += in)
+            for (int n = 0; n < w; n++)
+                store(lines + (r * w + n) * LANES, take(0, from + n * LANES, in - at - n * LANES));
         for (number n = 0; n < out; n += ROWS, done += w) {
-            const Product p = {gradient + n, x + at, NULL, sums + n * w * LANES, rows, out, in, 0};
+            const Product p = {
+                gradient + n, lines, NULL, NULL, sums + n * w * LANES, rows, out, w * LANES, 0, 0};
             const number begin = rows * done / steps, end = rows * (done + w) / steps;
             prefetch(next_x, begin * in, end * in);
             prefetch(next_gradient, begin * out, end * out);
@@ -163,7 +194,7 @@ static void add_rows(const float *from, number rows, number count, double *sums)
 /* How many floats `multiply_back` works on. */
 number multiply_back_space(number in, number out)
 {
-    return packed_size(out, in) + (SUMMED + 2) * in + LANES;
+    return packed_size(out, in) + (SUMMED + 2) * in + SUMMED * BAND * LANES;
 }
 
 /* The gradients of rows that took a step, where they are asked for, become those of rows before it, and
@@ -184,14 +215,14 @@ static void steps_back(
         of_norm[n] += norm[n];
 }
 
-/* The gradients that rows `begin` to `end` of `all` give, of x that took a step and of the matrix, from
+/* The gradients that rows `begin` to `end` give, of x that took a step and of the matrix, from
    those of the product and the matrix turned. */
 void multiply_back(
     const float *x, const Step *step, const float *gradient, const float *packed, number in,
-    number out, const Gradients *into, number begin, number end, number all, float *space)
+    number out, const Gradients *into, number begin, number end, float *space)
 {
     float *few = space, *norm = few + packed_size(out, in), *made = norm + 2 * in;
-    float *sums = into->sums;
+    float *lines = made + SUMMED * in, *sums = into->sums;
     for (number first = begin; first < end; first += TIMES * SUMMED) {
         const number last = least(first + TIMES * SUMMED, end);
         const number apart = sums && first > begin ? packed_size(out, in) : 0;
@@ -202,17 +233,15 @@ void multiply_back(
             const float *from = x + row * in, *given = gradient + row * out;
             float *slope = into->rows ? into->rows + row * in : NULL;
             const number rows = least(SUMMED, last - row);
-            const float *some = step->kind || row + rows == all ? made : from;
+            const float *some = step->kind ? made : from;
             if (slope)
                 multiply_all(given, rows, out, packed, NULL, in, slope);
             if (step->kind && (slope || sums))
                 steps_back(step, from, in, rows, slope, into->of_norm, sums ? made : NULL, norm);
-            else if (sums && some == made) /* whole vectors of the last row go beyond it */
-                memcpy(made, from, rows * in * sizeof(float));
             if (into->of_bias)
                 add_rows(given, rows, out, into->of_bias);
             if (sums)
-                add_products(some, from + rows * in, given, rows, in, out, sums);
+                add_products(some, from + rows * in, given, rows, in, out, sums, lines);
         }
         for (number n = 0; n < apart; n++)
             into->sums[n] += few[n];

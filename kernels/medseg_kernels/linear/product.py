@@ -101,7 +101,7 @@ def gradients(
         library(SOURCE).multiply_back(
             address(x), ctypes.byref(told), address(gradient), address(packed),
             *map(_Number, (into, out)), ctypes.byref(_Gradients(*map(address, targets))),
-            *map(_Number, (begin, end, rows)), address(space),
+            *map(_Number, (begin, end)), address(space),
         )  # fmt: skip
 
     in_threads(rows, work)
