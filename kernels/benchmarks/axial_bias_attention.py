@@ -252,7 +252,7 @@ def _ours(network: nn.Module) -> nn.Module:
 
 def _encoded(encoder: nn.Module, image: Tensor, *, backend: str) -> Tensor:
     """The image encoder with its attention replaced."""
-    x = encoder.patch_embed(image) + encoder.pos_embed
+    x = (encoder.patch_embed(image) + encoder.pos_embed).contiguous()  # or all tokens lie apart
     for block in encoder.blocks:
         attention, window = block.attn, (block.window_size,) * 2
         mixed = axial_bias_attention(

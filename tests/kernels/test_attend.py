@@ -16,7 +16,7 @@ CASES = {
     "a window": ((3, 2, 343, 343, 16), (False, True)),
     "odd numbers": ((2, 3, 5, 7, 13), (True, True)),
     "one of each": ((1, 1, 1, 1, 1), None),
-    "more keys than a chunk": ((2, 2, 50, 1000, 64), (True, False)),
+    "more of both than are taken at a time": ((2, 2, 150, 1000, 64), (True, False)),
     "no bias": ((1, 2, 17, 800, 80), None),
     "large heads": ((2, 1, 9, 48, 128), (False, False)),
 }
@@ -27,7 +27,7 @@ ON_A_GRID = {
     "a window of three axes": ((2, 3, 60, 16), (3, 4, 5)),
     "of two": ((2, 2, 196, 64), (14, 14)),
     "of one": ((1, 2, 5, 8), (37,)),
-    "more keys than a chunk": ((1, 2, 30, 24), (5, 13, 17)),
+    "more than are taken at a time": ((1, 2, 90, 24), (5, 13, 17)),
     "axes of one place": ((2, 1, 9, 13), (1, 3, 1)),
 }
 
@@ -147,7 +147,7 @@ def test_sums_over_axes_without_a_compiler(monkeypatch, case) -> None:
 
 
 def test_memory_that_nobody_wrote_is_not_read() -> None:
-    tokens, axes = _drawn_on_a_grid("more keys than a chunk")
+    tokens, axes = _drawn_on_a_grid("more than are taken at a time")
     slope = torch.randn(tokens[0].shape)
 
     def run() -> list[Tensor]:

@@ -60,8 +60,9 @@ def _assert_right(case: str, step: str) -> None:
         assert len(found) == 1 + len(some) + 2 * (step == "norm")
         for ours, truth in zip(found, expected, strict=True):
             assert ours.shape == truth.shape
-            # Numbers near zero are sums of larger ones that cancel.
-            assert (ours - truth).abs().max() <= 1e-5 * truth.abs().max().clamp(min=1)
+            # Numbers near zero are sums of larger ones that cancel: as many as there are rows, at most.
+            size = truth.abs().max().clamp(min=given[0][..., 0].numel() ** 0.5)
+            assert (ours - truth).abs().max() <= 1e-5 * size
 
 
 @pytest.mark.parametrize("step", STEPS)

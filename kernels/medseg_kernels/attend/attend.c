@@ -15,8 +15,9 @@ enum { ROWS = 8 };
 #else
 enum { ROWS = 4 };
 #endif
-/* Forward takes so many keys at a time that scores stay in a core's first cache. */
-enum { BAND = 3, WIDE = BAND * LANES, CHUNK = 8 * WIDE };
+/* Forward takes so many keys at a time that scores of ROWS queries stay in a core's first cache, and so many
+   queries one after the other while these keys are in its second. */
+enum { BAND = 3, WIDE = BAND * LANES, CHUNK = 8 * WIDE, NEAR = 8 * ROWS };
 
 /* Sums stay in registers where loops over them are unrolled, however long that is, and where not
    too much stands around them. */
@@ -349,7 +350,7 @@ INLINE void spread_step(
 OVER_CHANNELS(mix)
 OVER_CHANNELS(spread)
 
-/* What a thread works in, for one head of a group and for ROWS of its queries. */
+/* What a thread works in, for one head of a group and for some of its queries. */
 typedef struct {
     float *queries, *slopes, *results, *scores, *of_scores, *axes;
     float *keys, *values; /* in bands, or values in rows where no gradients are asked for */
@@ -365,7 +366,8 @@ static float *part(float **space, number count)
 
 static Room room_in(const Attention *a, float **space)
 {
-    const number few = ROWS * width(a), all = up(a->keys, LANES) * width(a);
+    const number near = a->slope.first ? ROWS : NEAR;
+    const number few = near * width(a), all = up(a->keys, LANES) * width(a);
     Room room = {part(space, few), part(space, few), part(space, few)};
     room.axes = part(space, (1 + a->places[1]) * a->places[2] + 2 * LANES);
     if (a->slope.first) {
@@ -389,29 +391,34 @@ number attend_space(const Attention *a)
     return end - (float *)NULL;
 }
 
+/* The results of up to NEAR rows. */
 static void attend_rows(
     const Attention *a, const Room *room, const Array *query, const Biases *biases, number row,
     number rows, const Array *result)
 {
-    float top[ROWS], sum[ROWS] = {0}, kept[ROWS];
-    lay_rows(a, query, row, rows, a->scale, room->queries);
-    memset(room->results, 0, ROWS * width(a) * sizeof(float));
-    for (number r = 0; r < ROWS; r++)
-        top[r] = -1e30f;
+    const number step = ROWS * width(a);
+    float top[NEAR], sum[NEAR] = {0}, kept[ROWS];
+    for (number n = 0; n < rows; n += ROWS)
+        lay_rows(a, query, row + n, least(ROWS, rows - n), a->scale, room->queries + n * width(a));
+    memset(room->results, 0, NEAR * width(a) * sizeof(float));
+    for (number n = 0; n < NEAR; n++)
+        top[n] = -1e30f;
     for (number first = 0; first < a->keys; first += CHUNK) {
         const number last = least(first + CHUNK, a->keys), keys = last - first;
-        vec most[ROWS];
-        score_keys(
-            a, biases, -INFINITY, row, rows, room->queries, room->keys, first, last, room->axes,
-            room->scores, CHUNK, most);
-        weigh(room->scores, CHUNK, up(keys, LANES), most, top, sum, kept);
-        for (number r = 0; r < ROWS; r++)
-            for (number d = 0; d < width(a); d++)
-                room->results[r * width(a) + d] *= kept[r];
-        mix(a, room->scores, CHUNK, room->values + first * width(a), keys, room->results);
+        float *queries = room->queries, *results = room->results;
+        for (number n = 0; n < rows; n += ROWS, queries += step, results += step) {
+            vec most[ROWS];
+            score_keys(
+                a, biases, -INFINITY, row + n, least(ROWS, rows - n), queries, room->keys, first,
+                last, room->axes, room->scores, CHUNK, most);
+            weigh(room->scores, CHUNK, up(keys, LANES), most, top + n, sum + n, kept);
+            for (number d = 0; d < (first ? step : 0); d += LANES)
+                store(results + d, kept[d / width(a)] * load(results + d));
+            mix(a, room->scores, CHUNK, room->values + first * width(a), keys, results);
+        }
     }
-    for (number r = 0; r < rows; r++)
-        scale_row(a, room->results + r * width(a), 1 / sum[r], row_of(result, row + r));
+    for (number n = 0; n < rows; n++)
+        scale_row(a, room->results + n * width(a), 1 / sum[n], row_of(result, row + n));
 }
 
 /* The heads `begin` to `end` of all groups, one head's of all groups after the other's. */
@@ -426,8 +433,8 @@ void attend(const Attention *a, number begin, number end, float *space)
         const Biases biases = biases_of(&a->bias, a->axes, group, head);
         lay_bands(a, &key, room.keys);
         lay_all_rows(a, &value, room.values);
-        for (number row = 0; row < a->queries; row += ROWS)
-            attend_rows(a, &room, &query, &biases, row, least(ROWS, a->queries - row), &result);
+        for (number row = 0; row < a->queries; row += NEAR)
+            attend_rows(a, &room, &query, &biases, row, least(NEAR, a->queries - row), &result);
     }
 }
 
