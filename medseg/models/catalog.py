@@ -128,7 +128,7 @@ CATALOG: tuple[ModelEntry, ...] = (
         paper="Azad et al. 2024, arXiv 2409.02018",
         source="own, a reconstruction",
         parity="outputs of DAE-Former's attentions and block with its weights",
-        example=Example(1, 9, (224, 224, 1), parameters=24_456_635, gmacs=5.862),
+        example=Example(1, 9, (224, 224, 1), parameters=24_456_635, gmacs=5.791),
     ),
     ModelEntry(
         name="swtr_unet",

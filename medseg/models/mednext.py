@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medseg.models.shape import ShapePolicy
 from medseg.nn.drop_in import drop_in
+from medseg.nn.mednext_blocks import fuse_blocks
 
 Size = Literal["s", "b", "m", "l"]
 HALVINGS = 4
@@ -93,6 +94,7 @@ class MedNeXt(nn.Module):
             blocks_up=numbers.blocks[-2::-1],
         )
         drop_in(self.network)
+        fuse_blocks(self.network)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> Tensor | list[Tensor]:
         """Logits "b o i j k", or a list of them, each half the size of the one before."""

@@ -35,8 +35,10 @@ class EfficientAttention(nn.Module):
             rearrange(one(tokens), "b n (h d) -> b h n d", h=self.heads)
             for one in (self.query, self.key, self.value)
         )
-        gathered = _softmax(key, -2).transpose(-1, -2) @ value
-        read = _softmax(query, -1) @ gathered
+        query, key = _softmax(query, -1), _softmax(key, -2).transpose(-1, -2)
+        # A matrix of channels, or of tokens where they are fewer.
+        many = query.shape[-2] > query.shape[-1]
+        read = query @ (key @ value) if many else (query @ key) @ value
         return self.proj(rearrange(read, "b h n d -> b n (h d)")).reshape(x.shape)
 
 

@@ -183,6 +183,22 @@ def test_mednext_has_the_weights_of_the_original(size, kernel_size):
     assert {key: v.shape for key, v in ours.network.state_dict().items()} == shapes
 
 
+@pytest.mark.parametrize("kernels", ["fast", "reference"])
+def test_mednext_with_monais_weights_gives_its_logits_and_gradients(kernels):
+    theirs = create_mednext("s", in_channels=2, out_channels=3, deep_supervision=False)
+    ours = MedNeXt(in_channels=2, out_channels=3, deep_supervision=False)
+    ours.network.load_state_dict(theirs.state_dict())
+    choose_kernels(ours, kernels)
+    image, found = torch.randn(1, 2, 32, 16, 16), []
+    for network in (ours, theirs):
+        logits = network(image)
+        gradients = torch.autograd.grad(logits.square().mean(), list(network.parameters()))
+        found.append([logits, *gradients])
+    for our_values, their_values in zip(*found, strict=True):
+        error = (our_values - their_values).abs().max()
+        assert error <= 1e-4 * their_values.abs().max().clamp(min=1e-2)
+
+
 def test_mednext_counts_are_those_of_the_paper():
     """Table 1 of the paper in millions, at kernel 3."""
     with torch.device("meta"):

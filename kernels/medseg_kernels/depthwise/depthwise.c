@@ -69,11 +69,14 @@ static number plane(const Lines *l, number a)
     return standing(s, 0, l->i * s->over + a * s->dilation - l->reach[0]);
 }
 
-/* `count` voxels of one row, `apart` vectors from one to the next. */
+/* `count` voxels of one row, `apart` vectors from one to the next. Those of the row after the next are
+   asked for, or each would be waited for: they lie far apart. */
 static void copy(
     const float *from, number channels, number at, number count, number apart, float *to)
 {
     const number across = least(LANES, channels - at);
+    for (number k = 0; k < count; k++)
+        __builtin_prefetch(from + (k + 2 * count) * channels + at);
     for (number k = 0; k < count; k++, to += apart * LANES)
         if (across == LANES)
             store(to, load(from + k * channels + at));
