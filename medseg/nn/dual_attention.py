@@ -100,11 +100,11 @@ class ConvolvedMlp(nn.Module):
         self.norm = nn.LayerNorm(hidden)
         self.contract = Linear(hidden, channels)
 
-    def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
-        """The mixed tokens."""
-        hidden = self.expand(x)
+    def forward(self, x: Float[Tensor, "b ... c"], norm: nn.LayerNorm) -> Float[Tensor, "b ... c"]:
+        """The tokens normed and mixed."""
+        hidden = self.expand(x, norm)
         near = self.conv(hidden.movedim(-1, 1)).movedim(1, -1)
-        return self.contract(self.norm(near + hidden), gelu=True)
+        return self.contract(near + hidden, self.norm, gelu=True)
 
 
 class DualBlock(nn.Module):
@@ -127,7 +127,10 @@ class DualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
         """The tokens after all four branches."""
         for norm, branch in zip(self.norms, self.branches, strict=True):
-            x = x + branch(norm(x))
+            if isinstance(branch, ConvolvedMlp):
+                x = x + branch(x, norm)
+            else:
+                x = x + branch(norm(x))
         return x
 
 

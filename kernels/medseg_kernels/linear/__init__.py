@@ -26,7 +26,9 @@ def linear(
     gelu: bool = False,
     backend: Backend | None = None,
 ) -> Tensor:  # (..., o)
-    """The rows f(x) weight^T + bias; f norms each row, takes GELU of each number, or does nothing.
+    """The rows f(x) weight^T + bias; f norms each row, then takes GELU of each number.
+
+    Either is done where it is asked for.
 
     torch leaves the product to MKL, which runs at half of an AMD processor's speed and below, more
     so where rows are short. "product" is for float32 there: rows and matrix are multiplied eight
@@ -36,15 +38,14 @@ def linear(
     which is logged at debug level.
 
     Raises:
-        ValueError: shapes that do not fit each other, both a norm and GELU, or a forced backend
-            that refuses.
+        ValueError: shapes that do not fit each other, or a forced backend that refuses.
     """
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"x {tuple(x.shape)}, weight {tuple(weight.shape)}: they are (..., c) and (o, c)"
         )
-    if norm is not None and (gelu or any(part.shape != x.shape[-1:] for part in norm[:2])):
-        raise ValueError("linear: one step before it, and gain and shift (c,) of a norm")
+    if norm is not None and any(part.shape != x.shape[-1:] for part in norm[:2]):
+        raise ValueError("linear: gain and shift of a norm have the (c,) numbers of a row of x")
     if backend not in (None, "product", "torch"):
         raise ValueError(f"linear: there is no backend {backend!r}")
     step = Step(norm, gelu)

@@ -101,4 +101,4 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, step: Step) -> Tens
 def _step(gain: Tensor | None, shift: Tensor | None, eps: float, gelu: bool) -> Step:
     if gain is None or shift is None:
         return Step(gelu=gelu)
-    return Step(Norm(gain.detach().contiguous(), shift.detach().contiguous(), eps))
+    return Step(Norm(gain.detach().contiguous(), shift.detach().contiguous(), eps), gelu)

@@ -126,7 +126,7 @@ void multiply(
     const float *x, const Step *step, number in, const float *packed, const float *bias,
     number out, float *result, number begin, number end, float *space)
 {
-    if (!step->kind) {
+    if (!is_step(step)) {
         multiply_all(x + begin * in, end - begin, in, packed, bias, out, result + begin * out);
         return;
     }
@@ -194,7 +194,7 @@ static void add_rows(const float *from, number rows, number count, double *sums)
 /* How many floats `multiply_back` works on. */
 number multiply_back_space(number in, number out)
 {
-    return packed_size(out, in) + (SUMMED + 2) * in + SUMMED * BAND * LANES;
+    return packed_size(out, in) + (SUMMED + 3) * in + SUMMED * BAND * LANES;
 }
 
 /* The gradients of rows that took a step, where they are asked for, become those of rows before it, and
@@ -203,8 +203,8 @@ static void steps_back(
     const Step *step, const float *x, number in, number rows, float *slope, double *of_norm,
     float *made, float *norm)
 {
-    const Beside beside = {norm, norm + in, made};
-    const number norms = step->kind == LAYER_NORM ? 2 * in : 0;
+    const Beside beside = {norm, norm + in, made, norm + 2 * in};
+    const number norms = step->gain ? 2 * in : 0;
     if (!slope) {
         take_step(step, x, in, rows, made);
         return;
@@ -221,7 +221,7 @@ void multiply_back(
     const float *x, const Step *step, const float *gradient, const float *packed, number in,
     number out, const Gradients *into, number begin, number end, float *space)
 {
-    float *few = space, *norm = few + packed_size(out, in), *made = norm + 2 * in;
+    float *few = space, *norm = few + packed_size(out, in), *made = norm + 3 * in;
     float *lines = made + SUMMED * in, *sums = into->sums;
     for (number first = begin; first < end; first += TIMES * SUMMED) {
         const number last = least(first + TIMES * SUMMED, end);
@@ -233,10 +233,10 @@ void multiply_back(
             const float *from = x + row * in, *given = gradient + row * out;
             float *slope = into->rows ? into->rows + row * in : NULL;
             const number rows = least(SUMMED, last - row);
-            const float *some = step->kind ? made : from;
+            const float *some = is_step(step) ? made : from;
             if (slope)
                 multiply_all(given, rows, out, packed, NULL, in, slope);
-            if (step->kind && (slope || sums))
+            if (is_step(step) && (slope || sums))
                 steps_back(step, from, in, rows, slope, into->of_norm, sums ? made : NULL, norm);
             if (into->of_bias)
                 add_rows(given, rows, out, into->of_bias);

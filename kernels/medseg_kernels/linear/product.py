@@ -21,10 +21,10 @@ _Number = ctypes.c_longlong
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("kind", _Number),
         ("gain", ctypes.c_void_p),
         ("shift", ctypes.c_void_p),
         ("eps", ctypes.c_float),
+        ("gelu", _Number),
     )
 
 
@@ -125,10 +125,8 @@ def _is_amd() -> bool:
 
 def _told(step: Step) -> _Step:
     """The step as the source reads it; a norm's tensors are contiguous."""
-    if step.norm is None:
-        return _Step(kind=2 if step.gelu else 0)
-    gain, shift, eps = step.norm
-    return _Step(1, gain.data_ptr(), shift.data_ptr(), eps)
+    gain, shift, eps = (None, None, 0.0) if step.norm is None else step.norm
+    return _Step(address(gain), address(shift), eps, step.gelu)
 
 
 def _packed(matrix: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class Norm(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A norm, or with `gelu` the exact GELU, or nothing."""
+    """A norm, then with `gelu` the exact GELU; or one of both, or nothing."""
 
     norm: Norm | None = None
     gelu: bool = False
@@ -24,5 +24,5 @@ class Step(NamedTuple):
         """The rows (..., c) after it, in torch's own operations."""
         if self.norm is not None:
             gain, shift, eps = self.norm
-            return functional.layer_norm(x, gain.shape, gain, shift, eps)
+            x = functional.layer_norm(x, gain.shape, gain, shift, eps)
         return functional.gelu(x) if self.gelu else x

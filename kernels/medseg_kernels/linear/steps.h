@@ -5,20 +5,20 @@
 
 #include "../exponential.h"
 
-/* Rows stay as they are, are normed over their numbers, or GELU is taken of each number. */
-enum { NO_STEP, LAYER_NORM, GELU };
-
-/* Gain and shift of a norm, a number each for those of a row. */
+/* Rows are normed over their numbers, by a gain and a shift for each, unless these are NULL; then GELU is
+   taken of each number, where `gelu` is not 0. */
 typedef struct {
-    number kind;
     const float *gain, *shift;
     float eps;
+    number gelu;
 } Step;
 
-/* Where norms add up the gradients of gain and shift, and where rows are written that took the step,
-   NULL for nowhere. */
+static int is_step(const Step *step) { return step->gain || step->gelu; }
+
+/* Where norms add up the gradients of gain and shift, where rows are written that took the step, NULL for
+   nowhere, and room for a row. */
 typedef struct {
-    float *of_gain, *of_shift, *made;
+    float *of_gain, *of_shift, *made, *line;
 } Beside;
 
 /* The next `left` numbers where there are not WHOLE vectors of them, zeros beyond them. */
@@ -142,22 +142,39 @@ INLINE void activate_back(
         put(WHOLE, made, x * at.below, left);
 }
 
+static void activate_all(const float *from, number count, float *to)
+{
+    const number whole = count / LANES * LANES;
+    for (number n = 0; n < whole; n += LANES)
+        activate(1, from + n, LANES, to + n);
+    if (whole < count)
+        activate(0, from + whole, count - whole, to + whole);
+}
+
+static void activate_all_back(const float *from, number count, float *gradient, float *made)
+{
+    const number whole = count / LANES * LANES;
+    for (number n = 0; n < whole; n += LANES)
+        activate_back(1, from + n, LANES, gradient + n, made ? made + n : NULL);
+    if (whole < count)
+        activate_back(0, from + whole, count - whole, gradient + whole, made ? made + whole : NULL);
+}
+
 /* So many rows, of `count` numbers, as they are multiplied. */
 static void take_step(const Step *step, const float *rows, number count, number all, float *to)
 {
-    if (step->kind == GELU) {
-        const number end = all * count, whole = end / LANES * LANES;
-        for (number n = 0; n < whole; n += LANES)
-            activate(1, rows + n, LANES, to + n);
-        if (whole < end)
-            activate(0, rows + whole, end - whole, to + whole);
+    if (!step->gain) {
+        activate_all(rows, all * count, to);
         return;
     }
-    for (number n = 0; n < all * count; n += count)
+    for (number n = 0; n < all * count; n += count) {
         if (count % LANES)
             norm_row(0, step, rows + n, count, to + n);
         else
             norm_row(1, step, rows + n, count, to + n);
+        if (step->gelu)
+            activate_all(to + n, count, to + n);
+    }
 }
 
 /* The gradients of rows that took the step become those of the rows before it. */
@@ -165,21 +182,23 @@ static void step_back(
     const Step *step, const float *rows, number count, number all, float *gradients,
     const Beside *beside)
 {
-    float *made = beside->made;
-    if (step->kind == GELU) {
-        const number end = all * count, whole = end / LANES * LANES;
-        for (number n = 0; n < whole; n += LANES)
-            activate_back(1, rows + n, LANES, gradients + n, made ? made + n : NULL);
-        if (whole < end)
-            activate_back(
-                0, rows + whole, end - whole, gradients + whole, made ? made + whole : NULL);
+    if (!step->gain) {
+        activate_all_back(rows, all * count, gradients, beside->made);
         return;
     }
-    for (number n = 0; n < all * count; n += count)
+    for (number n = 0; n < all * count; n += count) {
+        float *made = beside->made ? beside->made + n : NULL;
+        if (step->gelu) {
+            if (count % LANES)
+                norm_row(0, step, rows + n, count, beside->line);
+            else
+                norm_row(1, step, rows + n, count, beside->line);
+            activate_all_back(beside->line, count, gradients + n, made);
+            made = NULL;
+        }
         if (count % LANES)
-            norm_row_back(
-                0, step, rows + n, count, gradients + n, beside, made ? made + n : NULL);
+            norm_row_back(0, step, rows + n, count, gradients + n, beside, made);
         else
-            norm_row_back(
-                1, step, rows + n, count, gradients + n, beside, made ? made + n : NULL);
+            norm_row_back(1, step, rows + n, count, gradients + n, beside, made);
+    }
 }
