@@ -1,5 +1,8 @@
 """torch's layers, with the fast kernels where these serve; names and shapes of weights stay."""
 
+import math
+
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +15,7 @@ from medseg_kernels.depthwise import depthwise
 from medseg_kernels.instance_norm import instance_norm
 from medseg_kernels.instance_norm import refuses as refuses_norm
 from medseg_kernels.linear import Norm, linear
+from medseg_kernels.linear import refuses as refuses_linear
 
 
 class Conv3d(small_maps.Conv3d):
@@ -49,11 +53,21 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         output_size: list[int] | None = None,
     ) -> Float[Tensor, "b d i2 j2 k2"]:
         """The convolved map."""
-        fits = output_size is None and not any(self.output_padding) and _is_centered(self)
         served = None
-        if self.kernels == "fast" and fits and _is_depthwise(self):
-            served = _convolved_apart(self, input)
+        if self.kernels == "fast" and output_size is None and not any(self.output_padding):
+            served = self._served(input)
         return super().forward(input, output_size) if served is None else served
+
+    def _served(self, x: Tensor) -> Tensor | None:
+        """What a kernel makes of the map, None where torch is to."""
+        if _is_depthwise(self):
+            return _convolved_apart(self, x) if _is_centered(self) else None
+        plain = self.groups == 1 and not any(self.padding) and set(self.dilation) == {1}
+        if not plain or refuses_linear(x, self.weight.flatten(1).t()) is not None:
+            return None
+        if self.kernel_size == self.stride:
+            return _unfolded(self, x)
+        return _spread(self, x) if set(self.kernel_size) == {1} else None
 
 
 class GroupNorm(nn.GroupNorm):
@@ -157,6 +171,28 @@ def _is_centered(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
 
 def _is_depthwise(layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
     return 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def _unfolded(layer: nn.ConvTranspose3d, x: Tensor) -> Tensor:
+    """A transposed convolution whose steps are its sides: each voxel becomes a cell of its own."""
+    matrix = rearrange(layer.weight, "c o p q r -> (p q r o) c")
+    bias = None if layer.bias is None else layer.bias.repeat(math.prod(layer.kernel_size))
+    cells = linear(x.movedim(1, -1), matrix, bias)
+    sides = dict(zip("pqr", layer.kernel_size, strict=True))
+    pattern = "b i j k (p q r o) -> b (i p) (j q) (k r) o"
+    return rearrange(cells, pattern, **sides).movedim(-1, 1)
+
+
+def _spread(layer: nn.ConvTranspose3d, x: Tensor) -> Tensor:
+    """A transposed convolution of side 1: between its steps there is the bias alone."""
+    voxels = linear(x.movedim(1, -1), layer.weight.flatten(1).t(), layer.bias)
+    (i, j, k), sides = layer.stride, zip(x.shape[2:], layer.stride, strict=True)
+    size = [(side - 1) * step + 1 for side, step in sides]
+    made = voxels.new_zeros((len(x), *size, voxels.shape[-1]))
+    if layer.bias is not None:
+        made = made + layer.bias
+    made[:, ::i, ::j, ::k] = voxels
+    return made.movedim(-1, 1)
 
 
 def _convolved_apart(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.nn.convolution import Convolution, Pointwise
+from medseg.nn.drop_in import ConvTranspose3d
 from medseg.nn.kernels import Kernels
 from medseg_kernels.instance_norm import instance_norm
 
@@ -45,7 +46,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, *, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2, bias=False)
+        self.up = ConvTranspose3d(in_channels, out_channels, 2, stride=2, bias=False)
         self.mix = ResidualBlock(in_channels=2 * out_channels, out_channels=out_channels)
 
     def forward(
