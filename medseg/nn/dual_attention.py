@@ -127,10 +127,7 @@ class DualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b ... c"]) -> Float[Tensor, "b ... c"]:
         """The tokens after all four branches."""
         for norm, branch in zip(self.norms, self.branches, strict=True):
-            if isinstance(branch, ConvolvedMlp):
-                x = x + branch(x, norm)
-            else:
-                x = x + branch(norm(x))
+            x = x + (branch(x, norm) if isinstance(branch, ConvolvedMlp) else branch(norm(x)))
         return x
 
 

@@ -29,6 +29,9 @@ def fuse_blocks(network: nn.Module) -> None:
     Its other layers are those of `drop_in`.
     """
     for block in network.modules():
-        if isinstance(block, MedNeXtBlock) and not block.global_resp_norm:
-            block.act = nn.Identity()
-            block.conv3.__class__ = ActivatedConv3d
+        if not isinstance(block, MedNeXtBlock) or block.global_resp_norm:
+            continue
+        last: nn.Module = block.conv3
+        if isinstance(last, Conv3d):
+            last.__class__ = ActivatedConv3d
+            block.add_module("act", nn.Identity())

@@ -60,7 +60,7 @@ def _assert_right(case: str, step: str) -> None:
         assert len(found) == 1 + len(some) + 2 * ("norm" in step)
         for ours, truth in zip(found, expected, strict=True):
             assert ours.shape == truth.shape
-            # Numbers near zero are sums of larger ones that cancel: as many as there are rows, at most.
+            # Numbers near zero are sums of larger ones that cancel, over a row or over all rows.
             size = truth.abs().max().clamp(min=given[0][..., 0].numel() ** 0.5)
             assert (ours - truth).abs().max() <= 1e-5 * size
 
