@@ -70,6 +70,7 @@ static void multiply_part(
     const float *x, const float *next, number rows, number in, number begin, number end,
     const float *packed, const float *bias, number out, float *result)
 {
+    const number depth = end - begin;
     float start[BAND * LANES] = {0}, spare[ROWS * BAND * LANES];
     for (number at = 0, w; at < out; packed += in * w * LANES, at += w * LANES) {
         w = band((width(out) - at) / LANES);
@@ -81,9 +82,9 @@ static void multiply_part(
             const number some = least(ROWS, rows - row);
             const float *a = x + row * in + begin;
             float *to = result + row * out + at;
-            Product p = {a, b, start, b + in * wide, to, end - begin, in, 0, 0, out};
-            for (number r = row; r < (at ? 0 : row + some); r++)
-                prefetch(next + r * in, begin, end);
+            Product p = {a, b, start, b + in * wide, to, depth, in, 0, 0, out};
+            if (!at)
+                prefetch(next + begin * rows, row * depth, (row + some) * depth);
             if (across < wide)
                 p.to = spare, p.to_apart = wide;
             if (begin) {
