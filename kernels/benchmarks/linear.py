@@ -21,7 +21,7 @@ from medseg.nn.memory import reused_memory
 from medseg_kernels.linear import Norm, linear, refuses
 from medseg_kernels.linear.step import Step
 
-# Rows, numbers of a row before and after: of Swin UNETR with 48 features at 96^3, and of SAM's encoder.
+# Rows, numbers of a row before and after: of Swin UNETR with 48 features at 96^3, and of SAM.
 SHAPES = (
     "110592,48,144", "110592,48,48", "110592,48,192", "110592,192,48", "13824,96,384",
     "13824,384,96", "1728,192,768", "216,384,1536", "884736,96,48", "884736,48,14",
