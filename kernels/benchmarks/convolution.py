@@ -5,7 +5,8 @@ prints rows of kernels/README.md: processor milliseconds of one thread; the oper
 convolution divided by that time, in billions a second; how many times as long torch takes with its
 maps channels last, forward and for either gradient; and the largest errors against double
 precision as parts of the largest value (of a corner of the map, and of a few channels of the
-weight's gradient).
+weight's gradient). A second table has layers of step 2, which torch does, in both layouts:
+milliseconds forward and of both gradients.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from machine import machine
 from measured import in_turn, ratio
 from torch import Tensor
+from torch.nn import functional
 
 from medseg.nn.memory import reused_memory
 from medseg_kernels.convolution import convolution, refuses
@@ -26,6 +28,8 @@ LAYERS = (
     "1,48,96", "48,48,96", "96,48,96", "48,48,48", "96,96,24", "192,192,12", "384,384,6",
     "32,32,128", "64,64,64", "128,128,32", "256,256,16", "320,320,8",
 )  # fmt: skip
+# As above, of step 2.
+STEPS = ("32,64,64", "64,128,32", "128,256,16", "256,320,8")
 ENGINES = ("split", "winograd")
 COLUMNS = (
     "layer", "engine", "torch, channels first", "channels last", "here", "GFLOP/s", "ratio",
@@ -41,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--layers", nargs="+", default=LAYERS)
+    parser.add_argument("--steps", nargs="+", default=STEPS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
@@ -51,6 +56,23 @@ def main() -> None:
             for engine in options.engines:
                 cells = _cells(*map(int, layer.split(",")), engine)
                 print(f"| {' | '.join(cells)} |", flush=True)
+        columns = "step 2 | channels first | last | gradients: first | last"
+        print(f"\n| {columns} |\n|---|---|---|---|---|")
+        for layer in options.steps:
+            print(f"| {' | '.join(_step_cells(*map(int, layer.split(','))))} |", flush=True)
+
+
+def _step_cells(into: int, out: int, size: int) -> list[str]:
+    x, weight = torch.randn(1, into, size, size, size), torch.randn(out, into, 3, 3, 3)
+    forward, back = [], []
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        leaves = [x.contiguous(memory_format=layout).requires_grad_(), weight.requires_grad_()]
+        y = functional.conv3d(*leaves, None, 2, 1)
+        gradient = torch.randn_like(y)
+        forward.append(partial(functional.conv3d, *(one.detach() for one in leaves), None, 2, 1))
+        back.append(partial(torch.autograd.grad, y, leaves, gradient, retain_graph=True))
+    times = [median(one) for calls in (forward, back) for one in in_turn(calls, repeats=REPEATS)]
+    return [f"{into} to {out}, {size}^3", *(f"{time:.1f} ms" for time in times)]
 
 
 def _cells(into: int, out: int, size: int, engine: str) -> list[str]:
