@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from expected import Work, add_device, is_there
 from machine import machine
 from measured import in_turn, kept, peak, ratio
 from torch import Tensor, nn
@@ -60,6 +61,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(machine())
+    if not is_there(options.device, partial(_works, options)):
+        return
     for name in options.tables:
         print(
             "\n| what | forward | ratio | peak | forward + backward | ratio | kept | difference "
@@ -75,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    add_device(parser)
     parser.add_argument("--reuse", action="store_true", help="with freed memory kept, on a CPU")
     return parser.parse_args()
 
@@ -84,6 +87,23 @@ def _crop(options: argparse.Namespace) -> Case:
     """3DSAM-adapter's grid, four voxels a token, and its windows."""
     side = options.crop // 4
     return Case((side, side, side), (8, 8, 8), (4, 4, 4))
+
+
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """Attention alone: bytes once, two products, biases an axis, and an exponential a pair."""
+    works, side = {}, options.crop // 4
+    for name, case in {
+        **IMAGES,
+        f"3DSAM, shifted windows of 8^3, {side}^3": _crop(options),
+    }.items():
+        padded = math.prod(Request(HEADS, case.window, case.shift).padded(case.size))
+        keys, places = math.prod(case.window), sum(w for w in case.window if w > 1)
+        pairs, width = HEADS * padded * keys, HEADS * CHANNELS
+        flops = 4 * pairs * CHANNELS + 2 * padded * places * width
+        one = Work(8 * math.prod(case.size) * width, flops, pairs)
+        works[f"{name}, forward"] = one
+        works[f"{name}, forward + backward"] = one.times(3, flops=7 / 2, exponentials=2)
+    return works
 
 
 def _layers(options: argparse.Namespace) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from functools import partial
 
 import torch
 from bandwidth import copied, multiplied
+from expected import Work, add_device, is_there
 from machine import machine
 from measured import in_turn, kept, ratio
 from torch import Tensor
@@ -28,7 +29,9 @@ Form = Callable[..., Tensor]
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    given = _given(options)
+    if not is_there(options.device, partial(_works, options)):
+        return
+    given = _given(options, options.device)
     forms = _forms(given, options)
     with torch.no_grad():
         wide = [one.cpu().double() for one in given]
@@ -74,18 +77,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gigabytes", type=float, default=4)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     return parser.parse_args()
 
 
-def _given(options: argparse.Namespace) -> list[Tensor]:
+def _given(options: argparse.Namespace, device: str) -> list[Tensor]:
     """Unit noise, and gates as a fresh Vision-LSTM layer has them."""
     torch.manual_seed(0)
     shape = (1, options.heads, options.tokens)
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
     wide = [torch.randn(*shape, options.size, dtype=dtype) for _ in range(3)]
     forget = torch.linspace(3, 6, options.heads)[:, None] + 0.1 * torch.randn(shape)
-    return [one.to(options.device) for one in (*wide, 0.1 * torch.randn(shape), forget)]
+    return [one.to(device) for one in (*wide, 0.1 * torch.randn(shape), forget)]
 
 
 def _forms(given: list[Tensor], options: argparse.Namespace) -> dict[str, Form]:
@@ -103,6 +106,17 @@ def _forms(given: list[Tensor], options: argparse.Namespace) -> dict[str, Form]:
         if refuses(given[0], backend=fast) is None:
             forms[fast] = partial(cell, backend=fast)
     return forms
+
+
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """An exponential for each pair of a chunk; the way back takes it again, and five products."""
+    weights = 64 * options.heads * options.tokens
+    one = Work(_moved(_given(options, "meta"), options), _products(options), weights)
+    name = f"{options.tokens} tokens,"
+    return {
+        f"{name} forward": one,
+        f"{name} forward + backward": one.times(3, flops=7 / 2, exponentials=2),
+    }
 
 
 def _moved(given: list[Tensor], options: argparse.Namespace) -> int:

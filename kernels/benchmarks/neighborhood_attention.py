@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from expected import Work, add_device, is_there
 from machine import machine
 from measured import in_turn, kept, ratio
 from torch import Tensor
@@ -30,6 +31,8 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    if not is_there(options.device, partial(_works, options)):
+        return
     shape = (1, *[options.size] * 3, 3 * options.heads * options.channels)
     torch.manual_seed(0)
     qkv = torch.randn(shape, dtype=dtype, device=options.device)
@@ -71,8 +74,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    add_device(parser)
     return parser.parse_args()
+
+
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """Bytes once, two products and an exponential a pair; on the way back as windows need them."""
+    works, width = {}, options.heads * options.channels
+    for window in options.windows:
+        pairs = options.size**3 * window**3
+        one = Work(8 * options.size**3 * width, 4 * pairs * width, pairs * options.heads)
+        name = f"{window}^3, {options.size}^3 tokens,"
+        works[f"{name} forward"] = one
+        works[f"{name} forward + backward"] = one.times(3, flops=7 / 2, exponentials=2)
+    return works
 
 
 def _forms(qkv: Tensor, window: int, options: argparse.Namespace) -> dict[str, Form]:

@@ -15,6 +15,7 @@ With --device cuda: the Triton form, the one in torch and the reference, by CUDA
 
 import argparse
 import ctypes
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from expected import Work, add_device, is_there
 from machine import machine
 from measured import in_turn, peak
 from nnunetv2.inference.export_prediction import (
@@ -58,6 +60,8 @@ TORCH = partial(
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
+    if not is_there(options.device, partial(_works, options)):
+        return
     bandwidth = _bandwidth(options.device)
     small = tuple(linear_places(4, 8) for _ in range(3))
     # The libraries are loaded, and ours compiled, before anything is measured.
@@ -84,8 +88,14 @@ def _options() -> argparse.Namespace:
     kinds = ["organs", "noise", "regions"]
     parser.add_argument("--kind", nargs="+", choices=kinds, default=["organs", "regions"])
     parser.add_argument("--no-peers", dest="peers", action="store_false")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    add_device(parser)
     return parser.parse_args()
+
+
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """Logits read and labels written, once each."""
+    source, target = math.prod(options.source), math.prod(options.target)
+    return {f"{n} classes": Work(4 * n * source + target) for n in options.classes}
 
 
 def _logits(kind: str, classes: int, shape: Shape) -> Tensor:

@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 from bandwidth import copied
+from expected import Work, add_device, is_there
 from machine import machine
 from measured import in_turn, kept, ratio
 from torch import Tensor
@@ -29,7 +30,9 @@ Form = Callable[..., Tensor]
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    given = _given(options)
+    if not is_there(options.device, partial(_works, options)):
+        return
+    given = _given(options, options.device)
     forms = _forms(given, options)
     exact = _exact(given)
     forward, train = (
@@ -40,7 +43,7 @@ def main() -> None:
         )
         for run in (_forward, _train)
     )
-    moved = sum(one.nbytes for one in given.values()) + given["x"].nbytes
+    moved = _moved(given)
     speed = copied(options.device)
     print(machine())
     print(f"{options.tokens} tokens: at least {moved / 1e6:.1f} MB; a copy {speed / 1e6:.1f} GB/s")
@@ -67,11 +70,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     return parser.parse_args()
 
 
-def _given(options: argparse.Namespace) -> dict[str, Tensor]:
+def _given(options: argparse.Namespace, device: str) -> dict[str, Tensor]:
     """Unit noise, with decays and steps as a fresh Mamba has them, and as it lays them out."""
     torch.manual_seed(0)
     tokens, channels = options.tokens, options.channels
@@ -84,7 +87,23 @@ def _given(options: argparse.Namespace) -> dict[str, Tensor]:
         "read": torch.randn(1, tokens, STATES, dtype=half).mT,
         "skip": torch.ones(channels),
     }
-    return {name: one.to(options.device) for name, one in given.items()}
+    return {name: one.to(device) for name, one in given.items()}
+
+
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """An exponential for each state of a token, and again on the way back."""
+    powers = options.tokens * options.channels * STATES
+    one = Work(_moved(_given(options, "meta")), exponentials=powers)
+    name = f"{options.tokens} tokens, {options.channels} channels,"
+    return {
+        f"{name} forward": one,
+        f"{name} forward + backward": one.times(3, flops=0, exponentials=2),
+    }
+
+
+def _moved(given: dict[str, Tensor]) -> int:
+    """Bytes of what is given and of the result."""
+    return sum(one.nbytes for one in given.values()) + given["x"].nbytes
 
 
 def _forms(given: dict[str, Tensor], options: argparse.Namespace) -> dict[str, Form]:

@@ -1,9 +1,11 @@
 """Swin UNETR here against MONAI's, same weights, same process, in turn.
 
 python kernels/benchmarks/swin_unetr.py [--feature-size 48] [--size 64] [--repeats 1] [--threads 1]
-prints rows of kernels/README.md: processor seconds of each and their ratio. Ours runs as it does in
-training, where freed memory stays with the process; with --reuse MONAI's does too. int8: ours with
-its larger convolutions in eight bits, as `medseg predict --precision int8` has them.
+[--device cpu] prints rows of kernels/README.md: processor seconds of each and their ratio. Ours
+runs as it does in training, where freed memory stays with the process; with --reuse MONAI's does
+too. int8: ours with its larger convolutions in eight bits, as `medseg predict --precision int8` has
+them. With --device cuda, under autocast to bfloat16, milliseconds of the device, torch.compile of
+MONAI's as a further peer, and the largest memory of a call beside what was held before it.
 """
 
 import argparse
@@ -11,14 +13,17 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
+from expected import Work, add_device, is_there
 from machine import machine
-from measured import kept
+from measured import in_turn, kept, peak, ratio
 from monai.networks.nets.swin_unetr import SwinUNETR as Reference
 from torch import Tensor, nn
 
 from medseg.models.checkpoints.monai_swin_unetr import load_monai
+from medseg.models.cost import cost
 from medseg.models.swin_unetr import SwinUNETR
 from medseg.nn.int8 import in_int8, refuses
 from medseg.nn.memory import reused_memory
@@ -28,6 +33,11 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     print(machine())
+    if not is_there(options.device, partial(_works, options)):
+        return
+    if options.device == "cuda":
+        _cuda(options)
+        return
     print("| what | MONAI | here | ratio | MONAI kept | here kept | largest difference |")
     print("|---|---|---|---|---|---|---|")
     for feature_size in options.feature_size:
@@ -58,12 +68,76 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--reuse", action="store_true", help="MONAI's with freed memory kept too")
+    add_device(parser)
     return parser.parse_args()
 
 
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """Each layer's map read and written once, its products; on the way back twice as much."""
+    works = {}
+    for feature_size in options.feature_size:
+        with torch.device("meta"):
+            model = SwinUNETR(**_settings(feature_size))
+        for size in options.size:
+            whole = cost(model, in_channels=1, patch_size=(size,) * 3)
+            moved = _moved(model, torch.empty(1, 1, size, size, size, device="meta"))
+            one, name = Work(moved, 2e9 * whole.gmacs), f"f{feature_size} {size}^3"
+            works[f"{name} forward"] = one
+            works[f"{name} forward + backward"] = one.times(3, flops=3, exponentials=0)
+    return works
+
+
+def _moved(model: nn.Module, image: Tensor) -> int:
+    """Bytes that the layers of `model` read and write in bfloat16, their weights apart."""
+    numbers = []
+
+    def count(_layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        numbers.extend(one.numel() for one in (*given, result) if isinstance(one, Tensor))
+
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    return 2 * sum(numbers)
+
+
+def _cuda(options: argparse.Namespace) -> None:
+    print("| what | form | ms | MONAI / it | peak | kept | largest difference |")
+    print("|---|---|---|---|---|---|---|")
+    for feature_size in options.feature_size:
+        theirs, ours = (model.cuda() for model in _pair(feature_size))
+        forms = {"MONAI": theirs, "MONAI, compiled": torch.compile(theirs), "here": ours}
+        for size in options.size:
+            image = torch.randn(1, 1, size, size, size, device="cuda")
+            with torch.autocast("cuda", torch.bfloat16):
+                for passes, run in (("forward", _forward), ("forward + backward", _train)):
+                    calls = [partial(run, form, image) for form in forms.values()]
+                    times = in_turn(calls, repeats=max(options.repeats, 5), device="cuda")
+                    for name, call, column in zip(forms, calls, times, strict=True):
+                        held = ""
+                        if run is _train:
+                            form = forms[name]
+                            held = f"{kept(partial(form, image), form) / 2**30:.2f} GiB"
+                        row = [
+                            f"f{feature_size} {size}^3 {passes}",
+                            name,
+                            f"{statistics.median(column):.1f}",
+                            f"x{ratio(times[0], column):.2f}",
+                            f"{peak(call, 'cuda') / 2**30:.2f} GiB",
+                            held,
+                            f"{_apart(theirs, forms[name], image):.0e}",
+                        ]
+                        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def _settings(feature_size: int) -> dict[str, int]:
+    return {"in_channels": 1, "out_channels": 14, "feature_size": feature_size}
+
+
 def _pair(feature_size: int) -> tuple[nn.Module, nn.Module]:
-    options = {"in_channels": 1, "out_channels": 14, "feature_size": feature_size}
-    theirs, ours = Reference(**options), SwinUNETR(**options, faithful=True)
+    theirs = Reference(**_settings(feature_size))
+    ours = SwinUNETR(**_settings(feature_size), faithful=True)
     load_monai(ours, theirs.state_dict())
     return theirs, ours
 

@@ -16,6 +16,7 @@ from functools import partial
 
 import torch
 import window_attention_layers as layers
+from expected import Work, add_device, expect, is_there
 from machine import machine
 from measured import in_turn, ratio
 from torch import Tensor
@@ -32,24 +33,24 @@ GPU_STAGES = tuple(
     for first in (48, 64)
     for n in range(4)
 )
-# An H200's copies, bfloat16 products, and exponentials: 132 multiprocessors, 16 a clock.
-STATED = {"bytes": 4.3e12, "flops": 788e12, "exponentials": 132 * 16 * 1.755e9}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(machine())
+    if not is_there(options.device, _works):
+        return
     if options.device == "cuda":
         _gpu(options.repeats)
     else:
         _cpu(options.repeats)
-        _expected()
+        expect(_works())
 
 
 def _cpu(repeats: int) -> None:
@@ -156,26 +157,16 @@ def _captured(call: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def _expected() -> None:
-    """What attention alone needs, and so takes at least, on an H200."""
-    print("\nAt least, at the stated rates of an H200; not measured:\n")
-    print("| layer | MB | 1e6 exponentials | GFLOP | bytes | exponentials | products | at least |")
-    print("|---|---|---|---|---|---|---|---|")
-    for stage in GPU_STAGES:
-        for passes in ("forward", "forward + backward"):
-            work = _work(stage, passes)
-            times = {name: 1e6 * work[name] / STATED[name] for name in work}
-            shown = [
-                f"{work['bytes'] / 1e6:.1f}",
-                f"{work['exponentials'] / 1e6:.1f}",
-                f"{work['flops'] / 1e9:.2f}",
-                *(f"{times[name]:.1f} us" for name in ("bytes", "exponentials", "flops")),
-                f"{max(times.values()):.1f} us",
-            ]
-            print("| " + " | ".join([f"{stage.name} {passes}", *shown]) + " |")
+def _works() -> dict[str, Work]:
+    """What attention alone needs, stage by stage."""
+    return {
+        f"{stage.name} {passes}": _work(stage, passes)
+        for stage in GPU_STAGES
+        for passes in ("forward", "forward + backward")
+    }
 
 
-def _work(stage: Stage, passes: str) -> dict[str, float]:
+def _work(stage: Stage, passes: str) -> Work:
     """What attention from qkv to tokens needs: bytes once, two products, an exponential a pair.
 
     The backward pass reads qkv, the output and its gradient and writes that of qkv; it takes the
@@ -184,18 +175,8 @@ def _work(stage: Stage, passes: str) -> dict[str, float]:
     window = min(7, stage.size)
     n, groups = window**3, (-(-stage.size // window)) ** 3
     tokens, pairs = stage.size**3, groups * stage.heads * n * n
-    one = {
-        "bytes": 2 * tokens * 4 * stage.channels,
-        "exponentials": pairs,
-        "flops": 4 * pairs * stage.channels // stage.heads,
-    }
-    if passes == "forward":
-        return one
-    return {
-        "bytes": one["bytes"] + 2 * tokens * 8 * stage.channels,
-        "exponentials": 2 * pairs,
-        "flops": one["flops"] * 7 / 2,
-    }
+    one = Work(2 * tokens * 4 * stage.channels, 4 * pairs * stage.channels // stage.heads, pairs)
+    return one if passes == "forward" else one.times(3, flops=7 / 2, exponentials=2)
 
 
 def _bounds(stage: Stage, passes: str, reached: dict[str, float]) -> tuple[float, float, float]:

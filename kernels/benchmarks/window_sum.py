@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from expected import Work, add_device, is_there
 from machine import machine
 from measured import in_turn, peak, ratio
 from torch import Tensor
@@ -35,9 +36,11 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=128)
     parser.add_argument("--classes", type=int, default=105)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if not is_there(options.device, partial(_works, options)):
+        return
     torch.manual_seed(0)
     speed = _bandwidth(options)
     print(f"{machine()}, copies {speed / 1e6:.1f} GB/s\n")
@@ -52,6 +55,14 @@ def main() -> None:
         for name, factor in (("own grid", 1), ("finer grid", 1.5)):
             cells = _labeled(options, factor, speed, last=last)
             print(f"| {layout}, {name} | {' | '.join(cells)} |")
+
+
+def _works(options: argparse.Namespace) -> dict[str, Work]:
+    """A window read, sums read and written; sums read and multiplied, and labels written."""
+    window, sums = options.features * options.patch**3, options.features * (options.patch // 2) ** 3
+    added = {f"a window added, {8 * n}-bit sums": Work(window * (4 + 2 * n)) for n in (4, 2)}
+    head = Work(sums * 4 + sums // options.features, 2 * sums * options.classes)
+    return {**added, "labels of sums, own grid": head}
 
 
 def _added(
