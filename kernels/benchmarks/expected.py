@@ -19,6 +19,14 @@ class Work:
         """So many times the bytes, operations and exponentials."""
         return Work(count * self.bytes, flops * self.flops, exponentials * self.exponentials)
 
+    def seconds(self, rates: "Work") -> "Work":
+        """How long each of them takes where that of `rates` is done in a second."""
+        return Work(
+            self.bytes / rates.bytes,
+            self.flops / rates.flops,
+            self.exponentials / rates.exponentials,
+        )
+
 
 # A second's copies, bfloat16 products, and exponentials: 132 multiprocessors, 16 a clock.
 STATED = Work(bytes=4.3e12, flops=788e12, exponentials=132 * 16 * 1.755e9)
@@ -44,10 +52,8 @@ def expect(works: dict[str, Work]) -> None:
     print("| what | MB | 1e6 exponentials | GFLOP | bytes | exponentials | products | at least |")
     print("|---|---|---|---|---|---|---|---|")
     for name, work in works.items():
-        times = [
-            1e6 * getattr(work, part) / getattr(STATED, part)
-            for part in ("bytes", "exponentials", "flops")
-        ]
+        took = work.seconds(STATED)
+        times = [1e6 * one for one in (took.bytes, took.exponentials, took.flops)]
         shown = [
             f"{work.bytes / 1e6:.1f}",
             f"{work.exponentials / 1e6:.1f}",

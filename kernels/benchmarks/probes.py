@@ -1,29 +1,20 @@
 """What a CUDA device reaches at best: bytes copied, products of matrices, exponentials."""
 
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
 import torch
 import triton
 import triton.language as tl
+from expected import Work
 from measured import in_turn
 from torch import Tensor
 
 _TIMES = 512
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Bytes moved, operations of matrix products, and exponentials, each a second."""
-
-    bytes: float
-    flops: float
-    exponentials: float
-
-
-def rates() -> Rates:
-    """Those of the present CUDA device, in bfloat16, at large sizes."""
+def rates() -> Work:
+    """What the present CUDA device does in a second, in bfloat16, at large sizes."""
     source = torch.empty(2**29, dtype=torch.bfloat16, device="cuda").normal_()
     target, matrix = torch.empty_like(source), source[: 2**26].view(8192, 8192)
     numbers = torch.rand(2**20, device="cuda")
@@ -33,7 +24,7 @@ def rates() -> Rates:
         partial(_powers, numbers, torch.empty_like(numbers)),
     ]
     copy, product, powers = (median(t) / 1e3 for t in in_turn(calls, repeats=9, device="cuda"))
-    return Rates(
+    return Work(
         bytes=2 * source.nbytes / copy,
         flops=2 * 8192**3 / product,
         exponentials=_TIMES * numbers.numel() / powers,

@@ -98,8 +98,9 @@ def _cpu_bound(stage: Stage) -> float:
 def _gpu(repeats: int) -> None:
     from probes import rates  # noqa: PLC0415
 
-    reached = vars(rates())
-    print("reached here: " + ", ".join(f"{1e-12 * x:.2f}e12 {n}/s" for n, x in reached.items()))
+    reached = rates()
+    told = (f"{1e-12 * rate:.2f}e12 {name}/s" for name, rate in vars(reached).items())
+    print("reached here: " + ", ".join(told))
     print("| layer | form | ms | MONAI / it | MB | x bytes | x products or exponentials |")
     print("|---|---|---|---|---|---|---|")
     for stage in GPU_STAGES:
@@ -179,11 +180,11 @@ def _work(stage: Stage, passes: str) -> Work:
     return one if passes == "forward" else one.times(3, flops=7 / 2, exponentials=2)
 
 
-def _bounds(stage: Stage, passes: str, reached: dict[str, float]) -> tuple[float, float, float]:
+def _bounds(stage: Stage, passes: str, reached: Work) -> tuple[float, float, float]:
     """Megabytes, and the milliseconds of the bytes and of the rest."""
     work = _work(stage, passes)
-    times = {name: 1e3 * work[name] / reached[name] for name in work}
-    return work["bytes"] / 1e6, times["bytes"], max(times["flops"], times["exponentials"])
+    took = work.seconds(reached)
+    return work.bytes / 1e6, 1e3 * took.bytes, 1e3 * max(took.flops, took.exponentials)
 
 
 def _drawn(stage: Stage, device: str, dtype: torch.dtype) -> tuple[Weights, Tensor]:
