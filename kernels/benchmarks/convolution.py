@@ -5,8 +5,8 @@ prints rows of kernels/README.md: processor milliseconds of one thread; the oper
 convolution divided by that time, in billions a second; how many times as long torch takes with its
 maps channels last, forward and for either gradient; and the largest errors against double
 precision as parts of the largest value (of a corner of the map, and of a few channels of the
-weight's gradient). A second table has layers of step 2, which torch does, in both layouts:
-milliseconds forward and of both gradients.
+weight's gradient). Two more tables have milliseconds forward and of all gradients: layers of step
+2, which torch does, in both layouts; and transposed ones of side and step 2, torch's and medseg's.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from statistics import median
 import torch
 from machine import machine
 from measured import in_turn, ratio
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
+from medseg.nn.drop_in import ConvTranspose3d
 from medseg.nn.memory import reused_memory
 from medseg_kernels.convolution import convolution, refuses
 
@@ -28,8 +28,9 @@ LAYERS = (
     "1,48,96", "48,48,96", "96,48,96", "48,48,48", "96,96,24", "192,192,12", "384,384,6",
     "32,32,128", "64,64,64", "128,128,32", "256,256,16", "320,320,8",
 )  # fmt: skip
-# As above, of step 2.
+# As above, of step 2, and transposed.
 STEPS = ("32,64,64", "64,128,32", "128,256,16", "256,320,8")
+TRANSPOSED = ("48,48,48", "64,32,32", "128,64,16", "256,128,8")
 ENGINES = ("split", "winograd")
 COLUMNS = (
     "layer", "engine", "torch, channels first", "channels last", "here", "GFLOP/s", "ratio",
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--layers", nargs="+", default=LAYERS)
     parser.add_argument("--steps", nargs="+", default=STEPS)
+    parser.add_argument("--transposed", nargs="+", default=TRANSPOSED)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
@@ -56,23 +58,47 @@ def main() -> None:
             for engine in options.engines:
                 cells = _cells(*map(int, layer.split(",")), engine)
                 print(f"| {' | '.join(cells)} |", flush=True)
-        columns = "step 2 | channels first | last | gradients: first | last"
-        print(f"\n| {columns} |\n|---|---|---|---|---|")
-        for layer in options.steps:
-            print(f"| {' | '.join(_step_cells(*map(int, layer.split(','))))} |", flush=True)
+        tables = (
+            ("step 2 | channels first | last | gradients: first | last", _steps, options.steps),
+            (
+                "transposed | torch | here | gradients: torch | here",
+                _transposed,
+                options.transposed,
+            ),
+        )
+        for columns, forms, layers in tables:
+            print(f"\n| {columns} |\n|---|---|---|---|---|")
+            for layer in layers:
+                into, out, size = map(int, layer.split(","))
+                cells = [f"{into} to {out}, {size}^3", *_pair(forms(into, out, size))]
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _step_cells(into: int, out: int, size: int) -> list[str]:
-    x, weight = torch.randn(1, into, size, size, size), torch.randn(out, into, 3, 3, 3)
+def _steps(into: int, out: int, size: int) -> list[tuple[nn.Module, Tensor]]:
+    """One layer, and its map in both layouts."""
+    layer, x = nn.Conv3d(into, out, 3, 2, 1, bias=False), torch.randn(1, into, size, size, size)
+    return [(layer, x), (layer, x.contiguous(memory_format=torch.channels_last_3d))]
+
+
+def _transposed(into: int, out: int, size: int) -> list[tuple[nn.Module, Tensor]]:
+    """Both layers, and their map."""
+    x = torch.randn(1, into, size, size, size).contiguous(memory_format=torch.channels_last_3d)
+    return [(kind(into, out, 2, 2), x) for kind in (nn.ConvTranspose3d, ConvTranspose3d)]
+
+
+def _pair(forms: list[tuple[nn.Module, Tensor]]) -> list[str]:
+    """Milliseconds of each layer on its map, then of all its gradients."""
     forward, back = [], []
-    for layout in (torch.contiguous_format, torch.channels_last_3d):
-        leaves = [x.contiguous(memory_format=layout).requires_grad_(), weight.requires_grad_()]
-        y = functional.conv3d(*leaves, None, 2, 1)
+    for layer, x in forms:
+        leaves = [x.clone().requires_grad_(), *layer.parameters()]
+        y = layer(leaves[0])
         gradient = torch.randn_like(y)
-        forward.append(partial(functional.conv3d, *(one.detach() for one in leaves), None, 2, 1))
+        forward.append(partial(layer, x))
         back.append(partial(torch.autograd.grad, y, leaves, gradient, retain_graph=True))
-    times = [median(one) for calls in (forward, back) for one in in_turn(calls, repeats=REPEATS)]
-    return [f"{into} to {out}, {size}^3", *(f"{time:.1f} ms" for time in times)]
+    with torch.no_grad():
+        times = in_turn(forward, repeats=REPEATS)
+    times += in_turn(back, repeats=REPEATS)
+    return [f"{median(one):.1f} ms" for one in times]
 
 
 def _cells(into: int, out: int, size: int, engine: str) -> list[str]:

@@ -102,7 +102,7 @@ def _assert_layers_agree(theirs: nn.Module, ours: nn.Module, image: Tensor | Non
         torch.autograd.grad(y, [image, *layer.parameters()], slope)
         for y, layer in ((expected, theirs), (found, ours))
     )
-    torch.testing.assert_close(of_ours, of_theirs, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(of_ours, of_theirs, rtol=1e-4, atol=1e-4)
     choose_kernels(ours, "reference")
     assert torch.equal(ours(image), expected)
 

@@ -239,7 +239,8 @@ static void multiply_slots(const Shape *s, float *slots, const float *weight, nu
             for (number row = 0; row < tiles; row += ROWS) {
                 const float *a = slots + slot_size(s) + row * in;
                 const Product p = {
-                    a, b, ZEROS, b + s->in * w * LANES, slots + row * out + at, s->in, in, 0, 0, out};
+                    .a = a, .b = b, .start = ZEROS, .next = b + s->in * w * LANES,
+                    .to = slots + row * out + at, .depth = s->in, .a_apart = in, .to_apart = out};
                 MULTIPLY[w](least(ROWS, tiles - row), &p);
             }
         }
@@ -305,7 +306,8 @@ static void add_products(
             w = band((out - at) / LANES);
             for (number row = 0; row < s->in; row += ROWS) {
                 const Product p = {
-                    map + row, gradient + at, NULL, NULL, to + row * w * LANES, tiles, in, out, 0, 0};
+                    .a = map + row, .b = gradient + at, .to = to + row * w * LANES, .depth = tiles,
+                    .a_apart = in, .b_apart = out};
                 ADD_TURNED[w](least(ROWS, s->in - row), &p);
             }
         }

@@ -71,7 +71,7 @@ static void multiply_part(
     const float *packed, const float *bias, number out, float *result)
 {
     const number depth = end - begin;
-    float start[BAND * LANES] = {0}, spare[ROWS * BAND * LANES];
+    float start[BAND * LANES] = {0}, spare[ROWS * BAND * LANES]; /* for a band that is not whole */
     for (number at = 0, w; at < out; packed += in * w * LANES, at += w * LANES) {
         w = band((width(out) - at) / LANES);
         const number wide = w * LANES, across = least(wide, out - at);
@@ -79,20 +79,20 @@ static void multiply_part(
         if (bias)
             memcpy(start, bias + at, across * sizeof(float));
         for (number row = 0; row < rows; row += ROWS) {
-            const number some = least(ROWS, rows - row);
-            const float *a = x + row * in + begin;
+            const number some = least(ROWS, rows - row), spared = across < wide ? some : 0;
             float *to = result + row * out + at;
-            Product p = {a, b, start, b + in * wide, to, depth, in, 0, 0, out};
+            Product p = {
+                .a = x + row * in + begin, .b = b, .start = start, .next = b + in * wide,
+                .to = spared ? spare : to, .depth = depth, .a_apart = in,
+                .to_apart = spared ? wide : out};
             if (!at)
                 prefetch(next + begin * rows, row * depth, (row + some) * depth);
-            if (across < wide)
-                p.to = spare, p.to_apart = wide;
             if (begin) {
-                copy_rows(to, out, p.to == spare ? some : 0, across, spare, wide);
+                copy_rows(to, out, spared, across, spare, wide);
                 p.start = p.to, p.start_apart = p.to_apart;
             }
             MULTIPLY[w](some, &p);
-            copy_rows(spare, wide, p.to == spare ? some : 0, across, to, out);
+            copy_rows(spare, wide, spared, across, to, out);
         }
     }
 }
@@ -161,7 +161,8 @@ static void add_products(
                 store(lines + (r * w + n) * LANES, take(0, from + n * LANES, in - at - n * LANES));
         for (number n = 0; n < out; n += ROWS, done += w) {
             const Product p = {
-                gradient + n, lines, NULL, NULL, sums + n * w * LANES, rows, out, w * LANES, 0, 0};
+                .a = gradient + n, .b = lines, .to = sums + n * w * LANES, .depth = rows,
+                .a_apart = out, .b_apart = w * LANES};
             const number begin = rows * done / steps, end = rows * (done + w) / steps;
             prefetch(next_x, begin * in, end * in);
             prefetch(next_gradient, begin * out, end * out);
