@@ -11,7 +11,7 @@ MONAI's as a further peer, and the largest memory of a call beside what was held
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -111,24 +111,27 @@ def _cuda(options: argparse.Namespace) -> None:
         for size in options.size:
             image = torch.randn(1, 1, size, size, size, device="cuda")
             with torch.autocast("cuda", torch.bfloat16):
-                for passes, run in (("forward", _forward), ("forward + backward", _train)):
-                    calls = [partial(run, form, image) for form in forms.values()]
-                    times = in_turn(calls, repeats=max(options.repeats, 5), device="cuda")
-                    for name, call, column in zip(forms, calls, times, strict=True):
-                        held = ""
-                        if run is _train:
-                            form = forms[name]
-                            held = f"{kept(partial(form, image), form) / 2**30:.2f} GiB"
-                        row = [
-                            f"f{feature_size} {size}^3 {passes}",
-                            name,
-                            f"{statistics.median(column):.1f}",
-                            f"x{ratio(times[0], column):.2f}",
-                            f"{peak(call, 'cuda') / 2**30:.2f} GiB",
-                            held,
-                            f"{_apart(theirs, forms[name], image):.0e}",
-                        ]
-                        print(f"| {' | '.join(row)} |", flush=True)
+                for row in _device_rows(forms, image, max(options.repeats, 5)):
+                    print(f"| f{feature_size} {size}^3 {' | '.join(row)} |", flush=True)
+
+
+def _device_rows(forms: dict[str, nn.Module], image: Tensor, repeats: int) -> Iterator[list[str]]:
+    """Of each pass and form; the first is what the others are compared with."""
+    first = next(iter(forms.values()))
+    held = {name: kept(partial(form, image), form) / 2**30 for name, form in forms.items()}
+    for passes, run in (("forward", _forward), ("forward + backward", _train)):
+        calls = [partial(run, form, image) for form in forms.values()]
+        times = in_turn(calls, repeats=repeats, device="cuda")
+        for (name, form), call, column in zip(forms.items(), calls, times, strict=True):
+            yield [
+                passes,
+                name,
+                f"{statistics.median(column):.1f}",
+                f"x{ratio(times[0], column):.2f}",
+                f"{peak(call, 'cuda') / 2**30:.2f} GiB",
+                f"{held[name]:.2f} GiB" if run is _train else "",
+                f"{_apart(first, form, image):.0e}",
+            ]
 
 
 def _settings(feature_size: int) -> dict[str, int]:
