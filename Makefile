@@ -10,7 +10,7 @@ DEMO := runs/brats_swinunetr_demo
 demo: $(VENV)/.installed
 	$(BIN)/medseg train recipes/brats_swinunetr.yaml --demo
 	$(BIN)/medseg predict $(DEMO)/fold_0/bundle $(DEMO)/unseen -o $(DEMO)/predictions --overwrite
-	$(BIN)/medseg evaluate $(DEMO)/predictions $(DEMO)/fold_0/truth --bundle $(DEMO)/fold_0/bundle -o $(DEMO)/report
+	$(BIN)/medseg evaluate $(DEMO)/predictions $(DEMO)/unseen --card brats_2021 -o $(DEMO)/report
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

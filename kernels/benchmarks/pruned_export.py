@@ -82,7 +82,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--classes", type=int, nargs="+", default=[3, 25, 117])
+    parser.add_argument("--classes", type=int, nargs="+", default=[3, 25])
     parser.add_argument("--source", type=int, nargs=3, default=[96, 96, 96])
     parser.add_argument("--target", type=int, nargs=3, default=[144, 192, 192])
     kinds = ["organs", "noise", "regions"]

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.bundle.bids_cases import bids_cases, is_bids, with_entities
+from medseg.bundle.held_out import held_out, is_run
 from medseg.bundle.inputs import Case, DicomCase, NiftiCase, UnusableCase
+from medseg.data.card import Card
+from medseg.data.cases import Listing, open_listing
 from medseg.fault import InputFault, all_at_once
 from medseg.io.dicom.channels import ChannelRules
 from medseg.io.dicom.series import Series, find_series
@@ -23,11 +26,15 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class Reading:
-    """How inputs are read: see `NiftiCase` and `DicomCase`."""
+    """How inputs are read: see `NiftiCase` and `DicomCase`.
+
+    With a `card`, folders are data sets in its layout.
+    """
 
     form: Literal["sform", "qform"] | None = None
     series: tuple[str, ...] = ()
     repair: bool = True
+    card: Card | None = None
 
 
 @contextmanager
@@ -110,6 +117,14 @@ class _Looking:
                 self._add_dicom(given, unpacked)
             return
         folder = given[0]
+        if is_run(folder):
+            run = held_out(folder)
+            self._add_listing(run.listing, run.names)
+            return
+        if self.reading.card is not None:
+            listing = open_listing(self.reading.card, folder, labeled=False)
+            self._add_listing(listing, [case.id for case in listing.cases])
+            return
         files = self._nifti_below(folder)
         if is_bids(folder, files):
             for name, found in bids_cases(folder, files, self.channels).items():
@@ -122,6 +137,19 @@ class _Looking:
         self._add_groups(_groups(folder, files, len(self.channels)))
         if not any(file.parent == folder for file in files):
             self._add_dicom(given, unpacked, nifti=files)
+
+    def _add_listing(self, listing: Listing, names: Iterable[str]) -> None:
+        if listing.channels != tuple(self.channels):
+            raise InputFault(
+                f"{listing.root}: the data set's channels are {', '.join(listing.channels)}, and "
+                f"the bundle takes {', '.join(self.channels)}; name the files of each case in a "
+                "list (--list).",
+                code="E_CHANNELS",
+            )
+        for name in names:
+            # Workers need not stand where the recipe's paths begin.
+            images = tuple(image.absolute() for image in listing.case(name).images)
+            self.add(name, NiftiCase(images, self.reading.form))
 
     def _nifti_below(self, folder: Path) -> list[Path]:
         return [

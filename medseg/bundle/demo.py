@@ -1,6 +1,5 @@
 """The demo of a recipe: train on synthetic subjects, score on others, against no training."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,12 @@ from medseg.bundle.inputs import NiftiCase
 from medseg.bundle.outputs import Outputs
 from medseg.bundle.predict import predict_case
 from medseg.bundle.run import Run, run_folder, train_run
-from medseg.data.cases import Case, open_listing
+from medseg.data.cases import Case, Listing, open_listing
 from medseg.data.phantom.dataset import make_phantom
-from medseg.evaluation.evaluate import Evaluation, evaluate_pairs
-from medseg.evaluation.pairs import Pair
+from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.evaluation.report import write_report
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import WalkSettings
-from medseg.io.atomic import write_bytes
 from medseg.io.nifti import read_labels, read_volume
 from medseg.progress import Listener, silent
 from medseg.recipe.demo import demo_recipe
@@ -79,30 +76,22 @@ def run_demo(recipe: Recipe, *, output: Path, listener: Listener = silent) -> De
     place = run_folder(output, small)
     began = (place / "checkpoints").is_dir()
     run = train_run(small, folder=place, resume=began, listener=listener)
-    cases = open_listing(card, unseen).cases
-    _gather_truth(cases, run.folder / "truth")
+    listing = open_listing(card, unseen)
     trained = load_bundle(run.bundle, trust_code=True).predictor(device="cpu")
-    before = _evaluation(_untrained(small, trained), cases, run.folder / "untrained", listener)
-    after = _evaluation(trained, cases, run.folder / "trained", listener)
+    before = _evaluation(_untrained(small, trained), listing, run.folder / "untrained", listener)
+    after = _evaluation(trained, listing, run.folder / "trained", listener)
     report = write_report(
         after, run.folder / "evaluation", title=f"Demo of {recipe.name} (synthetic)"
     )
     return DemoScores(
-        subjects=len(cases),
+        subjects=len(listing.cases),
         untrained=_dice(before),
         trained=_dice(after),
         bundle=run.bundle,
         unseen=unseen,
         report=report.page,
-        picture=_picture(run, cases[0], trained.task),
+        picture=_picture(run, listing.cases[0], trained.task),
     )
-
-
-def _gather_truth(cases: Sequence[Case], folder: Path) -> None:
-    """The unseen subjects' labels under the names that `medseg evaluate` looks for."""
-    for case in cases:
-        assert case.label is not None
-        write_bytes(folder / f"{case.id}.nii.gz", case.label.read_bytes())
 
 
 def _untrained(recipe: Recipe, trained: Predictor) -> Predictor:
@@ -116,17 +105,11 @@ def _untrained(recipe: Recipe, trained: Predictor) -> Predictor:
 
 
 def _evaluation(
-    predictor: Predictor, cases: Sequence[Case], folder: Path, listener: Listener
+    predictor: Predictor, listing: Listing, folder: Path, listener: Listener
 ) -> Evaluation:
-    pairs = []
-    for case in cases:
-        assert case.label is not None
-        outputs = Outputs(folder)
-        predict_case(predictor, NiftiCase(case.images), outputs, case.id, listener=listener)
-        (target,) = outputs.targets(case.id)
-        shown = case.images[0] if len(case.images) > 1 else None
-        pairs.append(Pair(case.id, target, case.label, shown))
-    return evaluate_pairs(pairs, predictor.task.target, listener=listener)
+    for case in listing.cases:
+        predict_case(predictor, NiftiCase(case.images), Outputs(folder), case.id, listener=listener)
+    return evaluate(folder, listing, predictor.task.target, listener=listener)
 
 
 def _dice(evaluation: Evaluation) -> dict[str, float]:

@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
 from medseg.bundle.bundle import save_bundle
+from medseg.bundle.held_out import RECIPE, SPLIT
 from medseg.bundle.planned import Planned, settle
 from medseg.data.cache import Prepared, prepare
 from medseg.data.cases import Listing, open_listing
@@ -186,7 +187,7 @@ def _refuse_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _split(recipe: Recipe, listing: Listing, folder: Path, *, resume: bool) -> Split:
-    stored = folder / "split.json"
+    stored = folder / SPLIT
     if resume and stored.is_file():
         return load_split(stored, listing.cases)
     data = recipe.data
@@ -194,8 +195,8 @@ def _split(recipe: Recipe, listing: Listing, folder: Path, *, resume: bool) -> S
 
 
 def _keep(folder: Path, recipe: Recipe, split: Split, planned: Planned) -> None:
-    write_text(folder / "recipe.yaml", recipe.to_yaml())
-    write_json(folder / "split.json", split.to_json())
+    write_text(folder / RECIPE, recipe.to_yaml())
+    write_json(folder / SPLIT, split.to_json())
     write_json(folder / "plan.json", planned.to_json())
 
 

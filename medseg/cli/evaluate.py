@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from medseg.cli.terminal import Terminal
 from medseg.fault import InputFault
 
 if TYPE_CHECKING:
+    from medseg.data.cases import Listing
     from medseg.evaluation.evaluate import Evaluation
     from medseg.volume import Target
 
@@ -21,12 +23,14 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         help="score label maps against the truth",
         description="Score label maps against the truth of the same names: Dice, NSD and HD95 in "
         "millimeters, and volumes, for each label and region. Writes scores.csv, summary.csv, "
-        "scores.json and report.html.",
+        "scores.json and report.html. TRUTH is a folder of label maps, or one file; a run's "
+        "folder, which stands for the cases that it did not train on; or with --card the folder "
+        "of a data set.",
     )
     parser.add_argument("predictions", type=Path, help="a folder, or one file")
-    parser.add_argument("truth", type=Path, help="a folder, or one file")
+    parser.add_argument("truth", type=Path, help="a folder, one file, a run, or a data set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the report")
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--bundle", type=Path, help="the bundle that made the predictions")
     what.add_argument("--labels", type=Path, help="a label table (CSV)")
     what.add_argument("--card", help="a data set's card, by name or path")
@@ -58,10 +62,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         raise InputFault(
             f"--tolerance-mm {args.tolerance_mm:g}: it is a length, 0 or more.", code="E_USE"
         )
-    target = _target(args)
-    cases = _cases(args.cases)
+    truth = _truth(args)
     # What was mistyped is told before anything heavy is loaded.
-    find_pairs(args.predictions, args.truth, cases=cases, allow_missing=args.allow_missing)
+    find_pairs(args.predictions, truth.maps, cases=truth.cases, allow_missing=args.allow_missing)
 
     from medseg.evaluation.evaluate import evaluate
     from medseg.evaluation.report import write_report
@@ -69,12 +72,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.progress() as listener:
         evaluation = evaluate(
             args.predictions,
-            args.truth,
-            target,
+            truth.maps,
+            truth.target,
             tolerance_mm=args.tolerance_mm,
             nsd=args.nsd,
             images=args.images,
-            cases=cases,
+            cases=truth.cases,
             allow_missing=args.allow_missing,
             listener=listener,
         )
@@ -105,10 +108,57 @@ def _show(evaluation: "Evaluation", tolerance_mm: float, terminal: Terminal) -> 
         )
     nsd = f"NSD {tolerance_mm:g} mm, {evaluation.nsd.replace('-', ' ')}"
     columns = ("", "Dice", "95 % interval", nsd, "HD95 mm")
-    terminal.table(f"{len(evaluation.cases)} cases", columns, rows)
+    count = len(evaluation.cases)
+    terminal.table(f"{count} case{'' if count == 1 else 's'}", columns, rows)
 
 
-def _target(args: argparse.Namespace) -> "Target":
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """What is scored against, which of its labels, and which of its cases (None: all)."""
+
+    maps: "Path | Listing"
+    target: "Target"
+    cases: tuple[str, ...] | None
+
+
+def _truth(args: argparse.Namespace) -> _Truth:
+    from medseg.bundle.held_out import held_out, is_run
+
+    target, cases = _target(args), _cases(args.cases)
+    if is_run(args.truth):
+        run = held_out(args.truth)
+        return _Truth(run.listing, target or run.target, cases or run.names)
+    listing = _data_set(args)
+    if listing is not None:
+        return _Truth(listing, target or listing.target(regions=bool(listing.regions)), cases)
+    if target is None:
+        leaves = f"the card {args.card} leaves its labels to a data set's dataset.json"
+        raise InputFault(
+            f"{args.truth}: {leaves if args.card else 'nothing says which labels are scored'}; "
+            f"give --bundle{'' if args.card else ', --card'} or a label table with --labels.",
+            code="E_USE",
+        )
+    return _Truth(args.truth, target, cases)
+
+
+def _data_set(args: argparse.Namespace) -> "Listing | None":
+    """The data set that lies in the folder by its card; None for a folder of label maps."""
+    if not args.card or not args.truth.is_dir():
+        return None
+    from medseg.data.card import load_card
+    from medseg.data.cases import open_listing
+    from medseg.evaluation.pairs import holds_maps
+
+    try:
+        return open_listing(load_card(args.card), args.truth)
+    except InputFault:
+        if holds_maps(args.truth):
+            return None
+        raise
+
+
+def _target(args: argparse.Namespace) -> "Target | None":
+    """The labels that the options name; None where they are the data set's to say."""
     from medseg.volume import LabelTable, Target
 
     if args.bundle is not None:
@@ -121,16 +171,12 @@ def _target(args: argparse.Namespace) -> "Target":
             raise InputFault(f"--labels {args.labels}: there is no such file.", code="E_NOTFILE")
         text = args.labels.read_text(encoding="utf-8")
         return Target(LabelTable.from_csv(text, place=str(args.labels)))
+    if args.card is None:
+        return None
     from medseg.data.card import load_card
 
     card = load_card(args.card)
-    if card.labels is None:
-        raise InputFault(
-            f"--card {args.card}: this card leaves its labels to each data set's dataset.json; "
-            "give --bundle, or a label table with --labels.",
-            code="E_USE",
-        )
-    return card.target(regions=bool(card.regions))
+    return None if card.labels is None else card.target(regions=bool(card.regions))
 
 
 def _cases(asked: str | None) -> tuple[str, ...] | None:

@@ -58,7 +58,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     kinds = ", ".join(str(step["kind"]) for step in made.normalisation)
     terminal.result(
         "plan:\n"
-        f"  spacing_mm: {list(made.spacing_mm)}\n"
+        # Headers hold float32, so seven digits are all of it.
+        f"  spacing_mm: [{', '.join(f'{mm:.7g}' for mm in made.spacing_mm)}]\n"
         f"  patch_size: {list(made.patch_size)}\n"
         f"  batch_size: {made.batch_size}\n"
         f"  crop: {made.crop}\n"

@@ -37,12 +37,13 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         parents=[shared],
         help="label NIfTI images and DICOM studies with a bundle",
         description="Label images with a trained bundle. An INPUT is a NIfTI file, a folder of "
-        "them, a tree with a folder a case, a BIDS data set, a pattern ('scans/**/*.nii.gz'), or "
-        "DICOM: a folder of any depth, a DICOMDIR, a zip, a file. The channels of a NIfTI case are "
-        "one 4D file, files CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the bundle, or "
-        "files whose names end in the channels' names; those of a DICOM study are found by the "
-        "rules of the bundle's data card. Each result is OUT/CASE.nii.gz, or as --format says; "
-        "OUT/report.csv tells what became of each case. Run again, it goes on where it stopped.",
+        "them, a tree with a folder a case, a BIDS data set, a pattern ('scans/**/*.nii.gz'), a "
+        "run's folder, which stands for the cases that it did not train on, or DICOM: a folder of "
+        "any depth, a DICOMDIR, a zip, a file. The channels of a NIfTI case are one 4D file, files "
+        "CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the bundle, or files whose names "
+        "end in the channels' names; those of a DICOM study are found by the rules of the bundle's "
+        "data card. Each result is OUT/CASE.nii.gz, or as --format says; OUT/report.csv tells what "
+        "became of each case. Run again, it goes on where it stopped.",
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("inputs", nargs="*", metavar="INPUT")
@@ -88,6 +89,9 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_reading(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--card", help="folders are data sets, laid out as this card says: its name or path"
+    )
     group.add_argument(
         "--affine",
         choices=("sform", "qform"),
@@ -159,12 +163,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from medseg.bundle.listed import expanded, listed
     from medseg.bundle.manifest import read_manifest
     from medseg.bundle.outputs import Outputs
+    from medseg.data.card import load_card
     from medseg.io.dicom.channels import rules_from_json
 
     outputs = Outputs(args.output, formats, args.probabilities)
     manifest = read_manifest(args.bundle)
     channels, rules = manifest["task"].get("channels", []), manifest.get("dicom", {})
-    reading = Reading(args.affine, tuple(args.series), not args.no_repair)
+    card = load_card(args.card) if args.card else None
+    reading = Reading(args.affine, tuple(args.series), not args.no_repair, card)
     inputs, named = expanded(args.inputs), {}
     lists = args.list
     if is_clustered(args):

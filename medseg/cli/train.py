@@ -57,6 +57,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         f"best mean validation Dice {made.best_score:.4f}."
     )
     terminal.say(f"Bundle: {made.bundle}")
+    terminal.say(
+        f"Next:   medseg predict {made.bundle} {folder} -o out  (the cases it did not train on)\n"
+        f"        medseg evaluate out {folder} -o report"
+    )
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from medseg.data.card import DEMO_HINT, Card, alternatives, choose_target
@@ -39,7 +40,11 @@ class Listing:
 
     def case(self, case: str) -> Case:
         """The case of that id."""
-        return {one.id: one for one in self.cases}[case]
+        return self._by_id[case]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Case]:
+        return {case.id: case for case in self.cases}
 
 
 def open_listing(card: Card, root: str | Path, *, labeled: bool = True) -> Listing:

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.bundle import Bundle, load_bundle
+from medseg.bundle.held_out import RECIPE, SPLIT
 from medseg.bundle.inputs import NiftiCase
 from medseg.bundle.manifest import MANIFEST
 from medseg.bundle.outputs import Outputs
 from medseg.bundle.predict import best_device
 from medseg.bundle.run import run_folder
-from medseg.data.cases import Case, open_listing
+from medseg.data.cases import Case, Listing, open_listing
 from medseg.data.splits import load_split
 from medseg.engine.compare_child import MEASURED, train_apart
 from medseg.engine.compare_plan import Budget, Entry
 from medseg.engine.job import Job, Outcome, Terms
 from medseg.engine.local import run_local
 from medseg.evaluation.comparison import Comparison, Row, Scored, effort_of
-from medseg.evaluation.evaluate import evaluate_pairs
-from medseg.evaluation.pairs import Pair
+from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.report import write_report
 from medseg.fault import InputFault
 from medseg.io.claim import alone_in
@@ -64,7 +64,7 @@ def _compared(
     listing = open_listing(first.card, first.data.root)
     total = sum(len(entry.recipes) for entry in entries)
     count = _Count(total, listener)
-    rows = [_row(entry, listing.cases, runs, budget, count) for entry in entries]
+    rows = [_row(entry, listing, runs, budget, count) for entry in entries]
     folds = ", ".join(str(recipe.data.fold) for recipe in entries[0].recipes)
     data = first.data
     return Comparison(
@@ -90,7 +90,7 @@ class _Count:
         self.listener(Progress(OVERALL, self.done, self.total))
 
 
-def _row(entry: Entry, cases: Sequence[Case], runs: Path, budget: Budget, count: _Count) -> Row:
+def _row(entry: Entry, listing: Listing, runs: Path, budget: Budget, count: _Count) -> Row:
     row = Row(entry.name, entry.network)
     scores, measured = [], []
     for recipe in entry.recipes:
@@ -98,7 +98,7 @@ def _row(entry: Entry, cases: Sequence[Case], runs: Path, budget: Budget, count:
         folder = run_folder(runs, recipe)
         with count.one():
             try:
-                _do(recipe, folder, cases, stage, budget, count.listener)
+                _do(recipe, folder, listing, stage, budget, count.listener)
                 scores.append(_read(folder / EVALUATION / SCORES))
                 measured.append(_read(folder / MEASURED))
             except InputFault as fault:
@@ -115,7 +115,7 @@ def _row(entry: Entry, cases: Sequence[Case], runs: Path, budget: Budget, count:
 def _do(
     recipe: Recipe,
     folder: Path,
-    cases: Sequence[Case],
+    listing: Listing,
     stage: str,
     budget: Budget,
     listener: Listener,
@@ -125,15 +125,16 @@ def _do(
         train_apart(recipe, folder, listener=_named(stage, budget, listener))
     if (folder / EVALUATION / SCORES).is_file():
         return
-    split = load_split(folder / "split.json", cases)
-    by_id = {case.id: case for case in cases}
-    held_out = [by_id[name] for name in split.validation]
+    names = load_split(folder / SPLIT, listing.cases).validation
+    held_out = [listing.case(name) for name in names]
     bundle = load_bundle(folder / "bundle", trust_code=True)
     _predict(bundle, recipe, held_out, folder, stage, listener)
-    outputs = Outputs(folder / PREDICTIONS)
-    pairs = [_pair(case, outputs) for case in held_out]
-    evaluation = evaluate_pairs(
-        pairs, bundle.task.target, listener=_staged(f"{stage} scores", listener)
+    evaluation = evaluate(
+        folder / PREDICTIONS,
+        listing,
+        bundle.task.target,
+        cases=names,
+        listener=_staged(f"{stage} scores", listener),
     )
     # The scores are what a finished run is known by; the page beside them is for the reader.
     write_report(evaluation, folder / EVALUATION, title=stage, most_pictures=PICTURES)
@@ -173,17 +174,6 @@ def _predict(
         raise InputFault(f"{fault.case}: {fault.message}", code=fault.code)
 
 
-def _pair(case: Case, outputs: Outputs) -> Pair:
-    if case.label is None:
-        raise InputFault(
-            f"{case.id}: it has no labels to be scored against; take it out of the data set, or "
-            "add them.",
-            code="E_CASES",
-        )
-    shown = case.images[0] if len(case.images) > 1 else None
-    return Pair(case.id, outputs.targets(case.id)[0], case.label, shown)
-
-
 def _named(stage: str, budget: Budget, listener: Listener) -> Listener:
     """Training under the name of its run; by the clock, where that is the budget."""
 
@@ -215,7 +205,7 @@ def _refuse_runs(entries: Sequence[Entry], runs: Path, *, resume: bool) -> None:
                 "another --output.",
                 code="E_RUN",
             )
-        kept = folder / "recipe.yaml"
+        kept = folder / RECIPE
         if kept.is_file() and kept.read_text(encoding="utf-8") != recipe.to_yaml():
             raise InputFault(
                 f"{folder}: its run was begun with other settings or another budget; give the "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg.data.cases import Listing
 from medseg.evaluation.interval import bootstrap_intervals
 from medseg.evaluation.metrics import (
     NsdConvention,
@@ -121,7 +122,7 @@ class Evaluation:
 
 def evaluate(
     predictions: Path,
-    truths: Path,
+    truths: Path | Listing,
     target: Target,
     *,
     tolerance_mm: float | Mapping[str, float] = 1.0,
@@ -133,8 +134,9 @@ def evaluate(
 ) -> Evaluation:
     """Score the label maps in `predictions` against those of the same names in `truths`.
 
-    Both may be folders or both single files; `images` are only shown. `cases` limits what is
-    scored. With `allow_missing` a case without a prediction counts as an empty mask.
+    Both may be folders or both single files, or the truths a data set's; `images` are only shown.
+    `cases` limits what is scored. With `allow_missing` a case without a prediction counts as an
+    empty mask.
 
     Raises:
         InputFault: predictions are missing (E_MISSING) or on other grids (E_PAIR), all at once;

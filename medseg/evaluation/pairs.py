@@ -1,9 +1,10 @@
 """Which prediction belongs to which truth, checked before anything is scored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.data.cases import Listing
 from medseg.fault import InputFault, all_at_once
 from medseg.io.nifti import is_nifti, read_header, stem
 
@@ -33,7 +34,7 @@ class Pairs:
 
 def find_pairs(
     predictions: Path,
-    truths: Path,
+    truths: Path | Listing,
     *,
     images: Path | None = None,
     cases: Sequence[str] | None = None,
@@ -41,21 +42,28 @@ def find_pairs(
 ) -> Pairs:
     """The pairs of equal names in two folders, or the one pair of two files.
 
-    `cases` limits them to some names. An image is CASE.nii.gz or CASE_0000.nii.gz.
+    A data set brings the names of its cases, and its first channels as images. `cases` limits
+    the pairs to some names. An image is CASE.nii.gz or CASE_0000.nii.gz.
 
     Raises:
         InputFault: a folder holds nothing (E_NODATA), or a prediction is missing and not
             allowed to be (E_MISSING).
     """
-    if predictions.is_file() and truths.is_file():
+    if isinstance(truths, Path) and predictions.is_file() and truths.is_file():
         image = images if images is not None and images.is_file() else None
         return Pairs((Pair(stem(predictions), predictions, truths, image),), ())
-    found, true = _by_name(predictions), _by_name(truths)
+    found = _by_name(predictions)
     shown = _by_name(images) if images is not None else {}
-    wanted = _wanted(true, cases, truths)
+    if isinstance(truths, Listing):
+        place = truths.root
+        true = {case.id: case.label for case in truths.cases if case.label is not None}
+        shown = shown or {case.id: case.images[0] for case in truths.cases}
+    else:
+        place, true = truths, _by_name(truths)
+    wanted = _wanted(true, cases, place)
     missing = [name for name in wanted if name not in found]
     if missing and not allow_missing:
-        raise _missing(missing, predictions, truths, count=len(wanted))
+        raise _missing(missing, predictions, place, count=len(wanted))
     pairs = tuple(
         Pair(name, found.get(name), true[name], shown.get(name) or shown.get(f"{name}_0000"))
         for name in wanted
@@ -82,6 +90,11 @@ def refuse_other_grids(pairs: Sequence[Pair]) -> None:
         )
 
 
+def holds_maps(folder: Path) -> bool:
+    """Whether NIfTI files lie in the folder itself, as label maps do for `find_pairs`."""
+    return any(_is_map(path) for path in folder.iterdir())
+
+
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputFault(
@@ -89,7 +102,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
         )
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not is_nifti(path):
+        if not _is_map(path):
             continue
         name = stem(path)
         if name in found:
@@ -99,11 +112,19 @@ def _by_name(folder: Path) -> dict[str, Path]:
             )
         found[name] = path
     if not found:
-        raise InputFault(f"{folder}: there is no NIfTI file in it.", code="E_NODATA")
+        raise InputFault(
+            f"{folder}: there is no NIfTI file in it; give the folder that holds the label maps, "
+            "or a data set's with its card (--card).",
+            code="E_NODATA",
+        )
     return found
 
 
-def _wanted(true: dict[str, Path], cases: Sequence[str] | None, truths: Path) -> list[str]:
+def _is_map(path: Path) -> bool:
+    return is_nifti(path) and not path.name.startswith(".")
+
+
+def _wanted(true: Mapping[str, Path], cases: Sequence[str] | None, truths: Path) -> list[str]:
     if cases is None:
         return list(true)
     absent = [name for name in cases if name not in true]

@@ -89,7 +89,7 @@ def _told(path: Path, group: Sequence[Any], value: Mapping[str, Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"is not a setting of {_unknown(path, value)}"
     if first["type"] == "missing":
-        return _lacking([fault["loc"][-1] for fault in group if fault["type"] == "missing"])
+        return _lacking(path, [fault["loc"][-1] for fault in group if fault["type"] == "missing"])
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return _unnamed(path, first)
     if first["type"] == "value_error":
@@ -129,11 +129,14 @@ def _message(fault: Any) -> str:
     return f"{message[0].lower()}{message[1:]}"
 
 
-def _lacking(names: Sequence[str | int]) -> str:
+def _lacking(path: Path, names: Sequence[str | int]) -> str:
     places = [name for name in names if isinstance(name, int)]
     if places:
         return f"has {places[0]} items: {places[-1] + 1} are needed"
-    return f"lacks {', '.join(map(str, names))}, which must be said"
+    tags = {} if path else {str(name): _tags(str(name)) for name in names}
+    such = [f"{name}: {{name: {known[0]}}}" for name, known in tags.items() if known]
+    example = f", such as {', '.join(such)}" if such else ""
+    return f"lacks {', '.join(map(str, names))}, which must be said{example}"
 
 
 def _unnamed(path: Path, fault: Any) -> str:

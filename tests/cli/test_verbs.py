@@ -115,7 +115,7 @@ def test_plan_prints_a_section_and_is_what_auto_uses(
 ) -> None:
     assert main(["plan", str(hippocampi), "--card", "hippocampus"]) == 0
     told = capsys.readouterr().out
-    assert "spacing_mm: [1.0, 1.0, 1.0]" in told
+    assert "spacing_mm: [1, 1, 1]" in told
     assert "patch_size:" in told
 
 

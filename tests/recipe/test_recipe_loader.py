@@ -59,7 +59,7 @@ def test_all_mistakes_are_told_at_once_with_line_and_nearest_name(tmp_path: Path
     )
     assert ":6: optimizer.lr is -1: it must be above 0.0." in told
     assert ":7: shedule is not a setting of a recipe; did you mean schedule?" in told
-    assert "lacks schedule" in told
+    assert "lacks schedule, which must be said, such as schedule: {name: warmup_cosine}." in told
 
 
 @pytest.mark.parametrize(
