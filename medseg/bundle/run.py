@@ -17,7 +17,7 @@ from medseg.bundle.planned import Planned, settle
 from medseg.data.cache import Prepared, prepare
 from medseg.data.cases import Listing, open_listing
 from medseg.data.loader import SegmentationData
-from medseg.data.splits import Split, load_split, make_split
+from medseg.data.splits import Split, load_split
 from medseg.fault import InputFault
 from medseg.inference.walk import sliding_window
 from medseg.io.atomic import write_json, write_text
@@ -190,8 +190,7 @@ def _split(recipe: Recipe, listing: Listing, folder: Path, *, resume: bool) -> S
     stored = folder / SPLIT
     if resume and stored.is_file():
         return load_split(stored, listing.cases)
-    data = recipe.data
-    return make_split(listing, folds=data.folds, fold=data.fold, seed=data.split_seed)
+    return recipe.data.split(listing)
 
 
 def _keep(folder: Path, recipe: Recipe, split: Split, planned: Planned) -> None:

@@ -104,11 +104,11 @@ def _folds(asked: str | None, recipes: list[str], settings: list[str]) -> tuple[
         return None
     from medseg.recipe import load_recipe
 
-    count = load_recipe(recipes[0], settings).data.folds
+    count = load_recipe(recipes[0], settings).data.count
     folds = numbers("--folds", asked) or tuple(range(count))
     if folds[-1] >= count:
         raise InputFault(
-            f"--folds {asked}: there are {count} folds, 0 to {count - 1} (data.folds).",
+            f"--folds {asked}: there are {count} folds, 0 to {count - 1}.",
             code="E_USE",
         )
     return folds

@@ -47,6 +47,46 @@ class Split:
         return cls(tuple(data["train"]), tuple(data["validation"]), data.get("origin", ""))
 
 
+class Splits:
+    """The folds of nnU-Net's splits_final.json: a list of `train` and `val`, case names each.
+
+    Raises:
+        InputFault: the file cannot be read or is no such list (E_SPLIT).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            folds = json.loads(path.read_text(encoding="utf-8"))
+            self._folds = [(_names(one["train"]), _names(one["val"])) for one in folds]
+        except OSError as fault:
+            raise InputFault(
+                f"{path}: it cannot be read ({fault.strerror}); data.splits names a file such as "
+                "nnU-Net's splits_final.json.",
+                code="E_SPLIT",
+            ) from fault
+        except (ValueError, KeyError, TypeError) as fault:
+            raise InputFault(
+                f"{path}: these are no splits ({fault!r}); nnU-Net's splits_final.json is a list "
+                "with train and val for each fold, each a list of case names.",
+                code="E_SPLIT",
+            ) from fault
+
+    def __len__(self) -> int:
+        return len(self._folds)
+
+    def split(self, fold: int, cases: Sequence[Case]) -> Split:
+        """Fold number `fold`, refused unless it fits the cases that are there."""
+        if not 0 <= fold < len(self):
+            raise InputFault(
+                f"{self.path}: fold {fold} is not among its {len(self)}; they are counted from 0.",
+                code="E_FOLD",
+            )
+        split = Split(*self._folds[fold], f"fold {fold} of {self.path.name}")
+        split.refuse(cases)
+        return split
+
+
 def make_split(listing: Listing, *, folds: int = 5, fold: Fold = 0, seed: int = 0) -> Split:
     """Fold number `fold` of `folds` (from 0) as validation, the rest as training.
 
@@ -92,6 +132,12 @@ def _dealt(listing: Listing, folds: int, fold: int, seed: int) -> Split:
         tuple(case.id for case in listing.cases if case.patient in held_out),
         f"fold {fold} of {folds} by patient, seed {seed}",
     )
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("a list of names is needed")
+    return tuple(names)
 
 
 def _rank(patient: str, seed: int) -> bytes:

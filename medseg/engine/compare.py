@@ -66,12 +66,11 @@ def _compared(
     count = _Count(total, listener)
     rows = [_row(entry, listing, runs, budget, count) for entry in entries]
     folds = ", ".join(str(recipe.data.fold) for recipe in entries[0].recipes)
-    data = first.data
     return Comparison(
         title=f"Comparison on {first.card.name}",
         rows=tuple(rows),
         budget=f"trained for {budget}",
-        split=f"fold {folds} of {data.folds} by patient, seed {data.split_seed}",
+        split=f"fold {folds} {first.data.told_split}",
     )
 
 

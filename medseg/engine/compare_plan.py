@@ -150,6 +150,7 @@ def _shared(recipe: Recipe) -> dict[str, str]:
         "data.fold": str(data.fold),
         "data.folds": str(data.folds),
         "data.split_seed": str(data.split_seed),
+        "data.splits": str(data.splits),
         "the label table": _labels(card),
         "what the loss asks for": target,
     }

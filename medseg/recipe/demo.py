@@ -45,7 +45,7 @@ def demo_recipe(recipe: Recipe, *, root: str) -> Recipe:
     """
     settings = recipe.resolved()
     settings["name"] = f"{recipe.name}_demo"
-    settings["data"] |= {"root": root, "fold": 0, "folds": 5, "cache": None}
+    settings["data"] |= {"root": root, "fold": 0, "folds": 5, "splits": None, "cache": None}
     settings["model"] |= recipe.model.demo_settings
     settings["plan"] |= {"batch_size": 2}
     settings["augment"] |= AUGMENT

@@ -1,9 +1,12 @@
 """The sections on data, plan, augmentation and prediction."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from medseg.data.cases import Listing
+from medseg.data.splits import Split, Splits, make_split
 from medseg.recipe.section import (
     Auto,
     Axes,
@@ -40,8 +43,28 @@ class DataSection(Section):
     """How many folds the patients are dealt to."""
     split_seed: Seed = 0
     """Another number deals the patients differently."""
+    splits: str | None = None
+    """nnU-Net's splits_final.json: its folds in place of dealt ones; null: deal them."""
     cache: str | None = None
     """Where prepared cases are kept; null: in the output folder."""
+
+    @property
+    def count(self) -> int:
+        """How many folds there are."""
+        return self.folds if self.splits is None else len(Splits(Path(self.splits)))
+
+    @property
+    def told_split(self) -> str:
+        """How the folds come about."""
+        if self.splits is not None:
+            return f"of {Path(self.splits).name}"
+        return f"of {self.folds} by patient, seed {self.split_seed}"
+
+    def split(self, listing: Listing) -> Split:
+        """Who is trained on and who is held out; see `make_split` and `Splits`."""
+        if self.splits is not None and self.fold != "fixed":
+            return Splits(Path(self.splits)).split(self.fold, listing.cases)
+        return make_split(listing, folds=self.folds, fold=self.fold, seed=self.split_seed)
 
 
 class NormaliseSection(Section):

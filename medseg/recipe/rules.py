@@ -46,6 +46,15 @@ def _card(data: DataSection) -> Found:
 
 
 def _fold(data: DataSection) -> Found:
+    if data.splits is not None:
+        if data.fold == "fixed":
+            yield Contradiction(
+                ("data", "fold"),
+                "the card's fixed split is asked for, and data.splits names others; give the "
+                "number of a fold in them, or leave data.splits out",
+                because=(("data", "splits"),),
+            )
+        return
     if isinstance(data.fold, int) and data.fold >= data.folds:
         yield Contradiction(
             ("data", "fold"),

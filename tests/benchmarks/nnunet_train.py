@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from medseg.data.card import load_card
 from medseg.data.cases import Listing, open_listing
-from medseg.data.splits import Split, make_split
+from medseg.data.splits import Split
 from medseg.recipe import load_recipe
 from tests.benchmarks.measured import machine
 
@@ -49,8 +49,7 @@ class Fold:
     def of(cls, recipe: str, overrides: list[str]) -> "Fold":
         data = load_recipe(recipe, overrides).data
         listing = open_listing(load_card(data.card), data.root)
-        split = make_split(listing, folds=data.folds, fold=data.fold, seed=data.split_seed)
-        return cls(data.card, listing, split)
+        return cls(data.card, listing, data.split(listing))
 
     def score(self, run: Path) -> None:
         """Score `run`/labels into `run`/report."""

@@ -171,6 +171,22 @@ def test_a_run_whose_data_moved_says_so(
     assert not (tmp_path / "report").exists()
 
 
+def test_folds_of_nnunet_decide_who_is_held_out(
+    hippocampi: Path, training: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [case.id for case in open_listing(load_card("hippocampus"), hippocampi).cases]
+    splits = tmp_path / "splits_final.json"
+    folds = [{"train": names[1:], "val": names[:1]}, {"train": names[:-1], "val": names[-1:]}]
+    splits.write_text(json.dumps(folds))
+    asked = [f"data.splits={splits}", "data.fold=1", "trainer.epochs=1"]
+    assert main(training(hippocampi, tmp_path / "runs", *asked)) == 0
+    assert held_out(tmp_path / "runs" / "hippocampus_resenc" / "fold_1") == {names[-1]}
+    capsys.readouterr()
+    assert main(training(hippocampi, tmp_path / "more", *asked, "data.fold=2")) == 2
+    assert "fold 2 is not among its 2" in capsys.readouterr().err
+    assert not (tmp_path / "more" / "hippocampus_resenc" / "fold_2" / "checkpoints").exists()
+
+
 def test_brats_is_scored_by_regions_where_it_lies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
