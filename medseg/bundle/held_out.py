@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medseg.data.cases import Listing, open_listing
 from medseg.data.splits import load_split
+from medseg.fault import InputFault
 from medseg.recipe import load_recipe
 from medseg.volume import Target
 
@@ -30,9 +31,15 @@ def held_out(folder: Path) -> HeldOut:
 
     Raises:
         InputFault: the data set is no longer where the run found it (E_NODATA), or lacks cases of
-            the split (E_SPLIT).
+            the split (E_SPLIT); the run trained on every case (E_FOLD).
     """
     recipe = load_recipe(folder / RECIPE)
     listing = open_listing(recipe.card, recipe.data.root)
     split = load_split(folder / SPLIT, listing.cases)
+    if not split.validation:
+        raise InputFault(
+            f"{folder}: this run trained on every case (data.fold=all) and held none out; name "
+            "other images, or a run of a numbered fold.",
+            code="E_FOLD",
+        )
     return HeldOut(listing, split.validation, listing.target(regions=recipe.wants_regions))

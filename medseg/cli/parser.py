@@ -31,7 +31,7 @@ VERBS = (
 def parsed(given: Sequence[str]) -> argparse.Namespace:
     """The arguments of a verb; `run` among them carries it out.
 
-    Overrides (`key=value`) may stand before, between and after options.
+    Overrides (`key=value`) and inputs may stand before, between and after options.
 
     Raises:
         InputFault: an unknown verb or option, with the nearest (E_USE).
@@ -46,17 +46,20 @@ def parsed(given: Sequence[str]) -> argparse.Namespace:
     args, strays = top.parse_known_args(given)
     takes_overrides = "overrides" in args
     overrides = [word for word in strays if takes_overrides and _is_override(word)]
+    inputs = [word for word in strays if "inputs" in args and not word.startswith("-")]
     options = re.findall(r"--?[a-z][a-z-]*", verbs[args.verb].format_help())
     faults = [
         _stray(word, args.verb, options, takes_overrides=takes_overrides)
         for word in strays
-        if word not in overrides
+        if word not in (*overrides, *inputs)
     ]
     if faults:
         summary = f"medseg {args.verb} --help tells what it takes:"
         raise all_at_once(faults, summary=summary, code="E_USE")
     if overrides:
         args.overrides = [*args.overrides, *overrides]
+    if inputs:
+        args.inputs = [*args.inputs, *inputs]
     return args
 
 

@@ -52,15 +52,18 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     folder = run_folder(args.output, recipe)
     with terminal.progress() as listener:
         made = train_run(recipe, folder=folder, resume=args.resume, listener=listener)
-    terminal.say(
-        f"Trained {made.steps} steps in {made.seconds / 60:.1f} min; "
-        f"best mean validation Dice {made.best_score:.4f}."
+    how = (
+        f"best mean validation Dice {made.best_score:.4f}"
+        if made.split.validation
+        else "no case was held out, the last weights are kept"
     )
+    terminal.say(f"Trained {made.steps} steps in {made.seconds / 60:.1f} min; {how}.")
     terminal.say(f"Bundle: {made.bundle}")
-    terminal.say(
-        f"Next:   medseg predict {made.bundle} {folder} -o out  (the cases it did not train on)\n"
-        f"        medseg evaluate out {folder} -o report"
-    )
+    if made.split.validation:
+        terminal.say(
+            f"Next:   medseg predict {made.bundle} {folder} -o out  (the held-out cases)\n"
+            f"        medseg evaluate out {folder} -o report"
+        )
     return 0
 
 

@@ -11,12 +11,16 @@ from typing import Any, Literal
 from medseg.data.cases import Case, Listing
 from medseg.fault import InputFault
 
-Fold = int | Literal["fixed"]
+Fold = int | Literal["fixed", "all"]
+EVERY_CASE = "every case is trained on"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids to train on and to validate on; `origin` says how they were chosen."""
+    """Case ids to train on and to validate on; `origin` says how they were chosen.
+
+    Where every case is trained on (`fold="all"`), none is left to validate on.
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -91,9 +95,15 @@ def make_split(listing: Listing, *, folds: int = 5, fold: Fold = 0, seed: int = 
     """Fold number `fold` of `folds` (from 0) as validation, the rest as training.
 
     Patients are dealt to the folds in the order of sha256("seed:patient"), so that the same names
-    and seed give the same split on every machine. `fold="fixed"` takes the split of the card.
+    and seed give the same split on every machine. `fold="fixed"` takes the split of the card,
+    `fold="all"` trains on every case.
     """
-    split = _fixed(listing) if fold == "fixed" else _dealt(listing, folds, fold, seed)
+    if fold == "fixed":
+        split = _fixed(listing)
+    elif fold == "all":
+        split = Split(tuple(case.id for case in listing.cases), (), EVERY_CASE)
+    else:
+        split = _dealt(listing, folds, fold, seed)
     split.refuse(listing.cases)
     return split
 
@@ -157,7 +167,7 @@ def _fixed(listing: Listing) -> Split:
 
 def _refuse_empty(split: Split) -> None:
     for side in ("train", "validation"):
-        if not getattr(split, side):
+        if not getattr(split, side) and (side, split.origin) != ("validation", EVERY_CASE):
             raise InputFault(
                 f"the split has no {side} cases; give it more cases or fewer folds.",
                 code="E_FOLD",

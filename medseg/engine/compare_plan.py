@@ -100,6 +100,12 @@ def _entry(
     path: str, plain: Recipe, name: str, settings: Sequence[str], folds: Sequence[int] | None
 ) -> Entry:
     chosen: Sequence[Fold] = (plain.data.fold,) if folds is None else folds
+    if "all" in chosen:
+        raise InputFault(
+            f"{path}: with data.fold=all nothing is held out that networks could be compared on; "
+            "give the number of a fold, or --folds.",
+            code="E_COMPARE",
+        )
     return Entry(
         name, tuple(load_recipe(path, [*settings, f"data.fold={fold}"]) for fold in chosen)
     )

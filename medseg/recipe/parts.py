@@ -37,8 +37,8 @@ class DataSection(Section):
     """A shipped card's name (`medseg datasets`), or a card's path."""
     root: str
     """The folder that holds the data set."""
-    fold: Annotated[int, Field(ge=0)] | Literal["fixed"] = 0
-    """Which fold is validated on, counted from 0; `fixed`: the card's own split."""
+    fold: Annotated[int, Field(ge=0)] | Literal["fixed", "all"] = 0
+    """Which fold is held out, from 0; `fixed`: the card's split; `all`: none, train on all."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 5
     """How many folds the patients are dealt to."""
     split_seed: Seed = 0
@@ -62,7 +62,7 @@ class DataSection(Section):
 
     def split(self, listing: Listing) -> Split:
         """Who is trained on and who is held out; see `make_split` and `Splits`."""
-        if self.splits is not None and self.fold != "fixed":
+        if self.splits is not None and isinstance(self.fold, int):
             return Splits(Path(self.splits)).split(self.fold, listing.cases)
         return make_split(listing, folds=self.folds, fold=self.fold, seed=self.split_seed)
 

@@ -47,11 +47,11 @@ def _card(data: DataSection) -> Found:
 
 def _fold(data: DataSection) -> Found:
     if data.splits is not None:
-        if data.fold == "fixed":
+        if not isinstance(data.fold, int):
             yield Contradiction(
                 ("data", "fold"),
-                "the card's fixed split is asked for, and data.splits names others; give the "
-                "number of a fold in them, or leave data.splits out",
+                f"it is {data.fold}, and data.splits names folds; give the number of one, or leave "
+                "data.splits out",
                 because=(("data", "splits"),),
             )
         return

@@ -160,8 +160,10 @@ class Conductor(Callback):
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "seconds": state.seconds,
         }
-        is_best = False
-        if is_over or rhythm.validates(state.step):
+        is_scored = self._examiner.has_cases(trainer)
+        # Where none is held out, the weights at the end are those to keep.
+        is_best = is_over and not is_scored
+        if is_scored and (is_over or rhythm.validates(state.step)):
             dice = self._validate(trainer, module)
             is_best = state.add_score(float(dice.mean()))
             names = module.target.foreground_names
@@ -169,7 +171,7 @@ class Conductor(Callback):
             row |= {"dice": state.score, "dice ema": state.ema, "seconds": state.seconds}
         if self._log is not None:
             self._log.add(row)
-        if trainer.is_global_zero and (is_over or rhythm.draws(state.step)):
+        if is_scored and trainer.is_global_zero and (is_over or rhythm.draws(state.step)):
             picture = self._folder / "pictures" / f"step_{state.step:06d}.png"
             with self._averaged(module):
                 self._examiner.draw(trainer, module, picture, state.step)

@@ -31,6 +31,10 @@ class Examiner:
         self._spacing_mm = spacing_mm
         self._listener = listener
 
+    def has_cases(self, trainer: pl.Trainer) -> bool:
+        """Whether any case was held out."""
+        return len(_whole_cases(trainer)) > 0
+
     def score(self, trainer: pl.Trainer, module: SegmentationModule) -> Float[Tensor, "names"]:
         """Mean Dice of each foreground name over all cases."""
         with trainer.precision_plugin.forward_context():

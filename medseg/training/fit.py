@@ -27,6 +27,7 @@ class Settings:
         max_time_s: the run ends after so many seconds over all its sessions, its schedule done.
         precision: of the network; the loss is always in float32.
         validate_every: epochs between validations; the last step is always followed by one.
+            Where no case is held out there is none, and the last weights are the best.
         checkpoint_every: steps between checkpoints, within an epoch too.
         picture_every: epochs between validation pictures; the last step is followed by one.
         strategy: `ddp` for several devices, which `auto` chooses too.

@@ -138,6 +138,21 @@ def test_recipes_that_do_not_share_their_split_are_refused(
     assert fault.value.code == "E_COMPARE"
 
 
+def test_networks_are_compared_on_cases_that_were_held_out(
+    recipes: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputFault, match="nothing is held out") as fault:
+        entries(
+            [recipes["one"]],
+            ["data.fold=all"],
+            budget=Budget(steps=3),
+            folds=None,
+            identity=False,
+            cache=tmp_path,
+        )
+    assert fault.value.code == "E_COMPARE"
+
+
 @pytest.mark.parametrize("steps", [1, 7, 20, 251, 1000, 1009, 2500])
 def test_a_budget_of_steps_is_kept_to_the_step(steps: int) -> None:
     settings = dict(text.split("=") for text in Budget(steps=steps).settings())

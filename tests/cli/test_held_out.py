@@ -8,11 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from medseg.cli import main
 from medseg.data.card import load_card
 from medseg.data.cases import open_listing
 from medseg.data.phantom.dataset import make_phantom
+from medseg.training.checkpoints import load_checkpoint
 from tests.cli.conftest import Arguments
 
 OURS = """\
@@ -185,6 +187,27 @@ def test_folds_of_nnunet_decide_who_is_held_out(
     assert main(training(hippocampi, tmp_path / "more", *asked, "data.fold=2")) == 2
     assert "fold 2 is not among its 2" in capsys.readouterr().err
     assert not (tmp_path / "more" / "hippocampus_resenc" / "fold_2" / "checkpoints").exists()
+
+
+def test_a_run_of_every_case_holds_none_out(
+    hippocampi: Path, training: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(training(hippocampi, tmp_path, "data.fold=all", "trainer.average=0.9")) == 0
+    told = capsys.readouterr().out
+    assert "no case was held out, the last weights are kept" in told
+    assert "evaluate" not in told
+    folder = tmp_path / "hippocampus_resenc" / "fold_all"
+    last = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert last["state"]["step"] == 6
+    kept = load_checkpoint(folder / "checkpoints" / "best.ckpt")["model"]
+    assert all(torch.equal(kept[name], value) for name, value in last["average"].items())
+    out = tmp_path / "out"
+    command = ["predict", str(folder / "bundle"), "-o", str(out), "--no-pictures"]
+    assert main([*command, str(folder)]) == 2
+    assert "this run trained on every case" in capsys.readouterr().err
+    image = min((hippocampi / "imagesTr").glob("*.nii.gz"))
+    assert main([*command, str(image)]) == 0
+    assert len(maps(out)) == 1
 
 
 def test_brats_is_scored_by_regions_where_it_lies(

@@ -40,6 +40,14 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
+def test_inputs_may_stand_after_options(run: Path, inputs: Path, tmp_path: Path) -> None:
+    first, second, _ = sorted(inputs.iterdir())
+    out = tmp_path / "out"
+    assert predict(run, first, "-o", out, "--dry-run", second) == 0
+    assert predict(run, "--no-pictures", first, "-o", out, second) == 0
+    assert set(rows(out)) == {first.name.split(".")[0], second.name.split(".")[0]}
+
+
 def test_a_rerun_goes_on_and_says_what_it_does_again(
     run: Path, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,18 @@ def test_a_file_that_is_no_split_is_refused(tmp_path: Path, text: str) -> None:
         load_split(tmp_path / "split.json", singles(3).cases)
 
 
+def test_every_case_is_trained_on_where_that_is_asked_for(tmp_path: Path) -> None:
+    listing = singles(3)
+    split = make_split(listing, fold="all")
+    assert (split.train, split.validation) == (("case_00", "case_01", "case_02"), ())
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(split.to_json()))
+    assert load_split(path, listing.cases) == split
+    path.write_text(json.dumps(split.to_json() | {"origin": "made by hand"}))
+    with pytest.raises(InputFault, match="the split has no validation cases"):
+        load_split(path, listing.cases)
+
+
 def written(path: Path, folds: object) -> Splits:
     path.write_text(json.dumps(folds))
     return Splits(path)

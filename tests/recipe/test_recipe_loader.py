@@ -72,7 +72,7 @@ def test_all_mistakes_are_told_at_once_with_line_and_nearest_name(tmp_path: Path
         ("data.card=hippocampos", "hippocampus"),
         ("data.fold=7", "with 5 folds it is 0 to 4"),
         ("data.fold=fixed", "has no fixed split"),
-        ("data={card: synapse, root: x, fold: fixed, splits: s.json}", "data.splits names others"),
+        ("data={card: synapse, root: x, fold: fixed, splits: s.json}", "data.splits names folds"),
         ("loss=regions", "regions are asked for, but the card hippocampus states none"),
         ("model=swin_unetr", "the nearest is"),
         ("plan.patch_size=[8, 8]", "plan.patch_size has 2 items: 3 are needed."),
