@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.data.cases import Listing
+from medseg.data.cases import Case, Listing
 from medseg.fault import InputFault, all_at_once
 from medseg.io.nifti import is_nifti, read_header, stem
 
@@ -53,17 +53,21 @@ def find_pairs(
         image = images if images is not None and images.is_file() else None
         return Pairs((Pair(stem(predictions), predictions, truths, image),), ())
     found = _by_name(predictions)
-    shown = _by_name(images) if images is not None else {}
     if isinstance(truths, Listing):
         place = truths.root
         true = {case.id: case.label for case in truths.cases if case.label is not None}
-        shown = shown or {case.id: case.images[0] for case in truths.cases}
     else:
         place, true = truths, _by_name(truths)
     wanted = _wanted(true, cases, place)
     missing = [name for name in wanted if name not in found]
     if missing and not allow_missing:
         raise _missing(missing, predictions, place, count=len(wanted))
+    if images is not None:
+        shown = _by_name(images)
+    elif isinstance(truths, Listing):
+        shown = {name: _first_image(truths.case(name)) for name in wanted}
+    else:
+        shown = {}
     pairs = tuple(
         Pair(name, found.get(name), true[name], shown.get(name) or shown.get(f"{name}_0000"))
         for name in wanted
@@ -88,6 +92,16 @@ def refuse_other_grids(pairs: Sequence[Pair]) -> None:
             "truth (the truth stands first); predict on the images that the truth was drawn on:",
             code="E_PAIR",
         )
+
+
+def _first_image(case: Case) -> Path | None:
+    """That of a case, unless it cannot lie under its labels: nobody asked for it."""
+    assert case.label is not None
+    try:
+        off = read_header(case.label).grid.difference(read_header(case.images[0]).grid)
+    except InputFault:
+        return None
+    return None if off else case.images[0]
 
 
 def holds_maps(folder: Path) -> bool:

@@ -111,7 +111,16 @@ def test_the_truth_of_a_data_set_is_found_by_its_card(
     command = ["evaluate", str(out), str(root), "-o", str(tmp_path / "report")]
     assert main([*command, "--card", str(card)]) == 0
     assert dice(tmp_path / "report") == {"p0": [1, 1], "p1": [1, 1]}
-    assert "data:image/png" in (tmp_path / "report" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/png") == 6
+    # An image that cannot lie under the labels is left out: only the labels are scored.
+    image = nib.load(root / "p1" / "scan.nii.gz")
+    moved = image.affine.copy()
+    moved[:3, 3] += 0.5
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), root / "p1" / "scan.nii.gz")
+    assert main([*command, "--card", str(card)]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/png") == 3
     capsys.readouterr()
     assert main(command) == 2
     assert "nothing says which labels are scored" in capsys.readouterr().err
