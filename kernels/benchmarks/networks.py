@@ -2,7 +2,7 @@
 
 python kernels/benchmarks/networks.py [NAME ...]
 prints rows of kernels/README.md: processor seconds of one thread, and what autograd holds between
-the forward and the backward pass, parameters not counted. Without names: the first two.
+the forward and the backward pass, parameters not counted. Without names: the first.
 Torch's operations run as torch runs them, and again where memory that is freed stays with the
 process, as it does where medseg trains and predicts; hence two ratios.
 """
@@ -68,7 +68,7 @@ NETWORKS: dict[str, tuple[Callable[[tuple[int, int, int]], nn.Module], tuple[int
 # they are measured: where it does, the heap has found its size after two at most.
 RUNS = (("reference", nullcontext, 0), ("reference", reused_memory, 1), ("fast", reused_memory, 2))
 # Measured when they are named: the scan of one takes minutes in torch, and so do all of them.
-NAMED = ("nnunet_resenc", "mednext", "trans_dae", "seg_mamba")
+NAMED = ("d_former", "nnunet_resenc", "mednext", "trans_dae", "seg_mamba")
 
 
 def main() -> None:

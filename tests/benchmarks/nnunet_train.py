@@ -7,9 +7,10 @@ validation between epochs one batch is left, which is to its advantage. The reci
 `trainer.max_time`. What comes before the first step counts for neither.
 
 Run: python -m tests.benchmarks.nnunet_train RECIPE [OVERRIDE ...] -o FOLDER --minutes 25
-     [--sides nnunet medseg] [--picture curve.png]
+     [--sides nnunet medseg] [--name "16 features"] [--picture curve.png]
 
-Every run stays in FOLDER, and the table and the picture show all that stand there.
+Every run stays in FOLDER, and the table and the picture show all that stand there. `--name` tells
+runs of other settings of the recipe apart.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from tests.benchmarks.measured import machine
 DATASET, NUMBER = "Dataset999_Peer", 999
 EPOCHS = 20  # nnU-Net lowers its rate from epoch to epoch
 TIMED_STEPS = 5
+LOWEST_DRAWN = 0.8
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,18 @@ def main() -> None:
     parser.add_argument("-o", "--folder", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--sides", nargs="*", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--name", help="of the recipe's run, in the table: medseg")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     fold = Fold.of(args.recipe, args.overrides)
     for side in args.sides:
-        run = args.folder.resolve() / f"{side}_{args.minutes:g}"
+        name = args.name if side == "medseg" and args.name else side
+        run = args.folder.resolve() / f"{name} {args.minutes:g}".replace(" ", "_")
         run.mkdir(parents=True)
         os.environ.update(environment(run))  # noqa: TID251 (nnU-Net reads its folders there)
         steps = SIDES[side](args, fold, run)
-        note = {"side": side, "minutes": args.minutes, "steps": steps, "machine": machine()}
+        note = {"name": name, "minutes": args.minutes, "steps": steps, "machine": machine()}
         (run / "note.json").write_text(json.dumps(note))
     show(args.folder, args.picture)
 
@@ -167,28 +171,50 @@ def show(folder: Path, picture: Path | None) -> None:
     print("| minutes | | steps | Dice (95 % interval) | NSD 1 mm | HD95 mm | machine |")
     print("|---|---|---|---|---|---|---|")
     notes = [(json.loads(path.read_text()), path.parent) for path in folder.glob("*/note.json")]
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for note, run in sorted(notes, key=lambda pair: (pair[0]["minutes"], pair[0]["side"])):
+    curves = []
+    for note, run in sorted(notes, key=lambda pair: (pair[0]["minutes"], pair[0]["name"])):
         with (run / "report" / "summary.csv").open(encoding="utf-8") as file:
             rows = {row["metric"]: row for row in csv.DictReader(file) if row["name"] == "mean"}
         dice, nsd, away = (rows[name] for name in ("dice", "nsd", "hd95_mm"))
         interval = f"{float(dice['low']):.3f} to {float(dice['high']):.3f}"
         print(
-            f"| {note['minutes']:g} | {note['side']} | {note['steps']} "
+            f"| {note['minutes']:g} | {note['name']} | {note['steps']} "
             f"| {float(dice['mean']):.4f} ({interval}) | {float(nsd['mean']):.3f} "
             f"| {float(away['mean'] or 'nan'):.2f} | {note['machine']} |"
         )
-        curves.setdefault(note["side"], []).append((note["minutes"], float(dice["mean"])))
+        end = (note["minutes"], float(dice["mean"]))
+        curves.append((note["name"], [*validations(run)[:-1], end]))
     if picture:
         draw(curves, picture)
 
 
-def draw(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
+def validations(run: Path) -> list[tuple[float, float]]:
+    """Minutes and mean Dice of each validation that a run of medseg logged."""
+    found = []
+    for log in run.glob("results/*/fold_*/log.csv"):
+        with log.open(encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["dice"]]
+        found += [(float(row["seconds"]) / 60, float(row["dice"])) for row in rows]
+    return found
+
+
+def draw(curves: list[tuple[str, list[tuple[float, float]]]], path: Path) -> None:
+    """A line a run, with a dot where it ended and was scored."""
     figure = Figure(figsize=(6.4, 3.2), dpi=130, layout="constrained")
     axes = figure.subplots()
-    for side, curve in curves.items():
-        axes.plot(*zip(*curve, strict=True), marker="o", markersize=4, label=side)
-    axes.set(xlabel="minutes of training, one thread", ylabel="validation Dice", xlim=(0, None))
+    names = list(dict.fromkeys(name for name, _ in curves))
+    for name, curve in curves:
+        color = f"C{names.index(name)}"
+        axes.plot(*zip(*curve, strict=True), color=color, linewidth=1)
+        axes.plot(*curve[-1], "o", color=color, markersize=5)
+    for number, name in enumerate(names):
+        axes.plot([], [], "o-", color=f"C{number}", label=name)
+    axes.set(
+        xlabel="minutes of training, one thread",
+        ylabel="validation Dice",
+        xlim=(0, None),
+        ylim=(LOWEST_DRAWN, None),
+    )
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path)
