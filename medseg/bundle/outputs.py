@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.fault import all_at_once
+from medseg.fault import InputFault, all_at_once
 from medseg.io.formats import (
     DEFAULT,
     FORMATS,
@@ -50,6 +50,17 @@ class Outputs:
                     faults.append(f"{other} and {case} would both be {path}.")
         if faults:
             raise all_at_once(faults, summary="Rename the inputs:", code="E_CASES")
+
+    def refuse_replacing(self, case: str, inputs: Iterable[Path]) -> None:
+        """Raise an InputFault (E_CASES) where a result of the case would replace an input."""
+        given = {file.resolve() for file in inputs}
+        for path in self.targets(case):
+            if path.resolve() in given:
+                raise InputFault(
+                    f"{path}: the result of {case} would replace its image; choose another "
+                    "folder for the results.",
+                    code="E_CASES",
+                )
 
     def write(
         self,

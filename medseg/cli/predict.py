@@ -223,14 +223,7 @@ def _refuse_unsuited(cases: Mapping[str, "Case"], outputs: "Outputs") -> None:
     for name, case in cases.items():
         if isinstance(case, NiftiCase):
             refuse_without_dicom(outputs.formats, name)
-        inputs = {file.resolve() for file in case.files}
-        for path in outputs.targets(name):
-            if path.resolve() in inputs:
-                raise InputFault(
-                    f"{path}: the result of {name} would replace its image; choose another "
-                    "folder for the results.",
-                    code="E_CASES",
-                )
+        outputs.refuse_replacing(name, case.files)
 
 
 def _predict_all(
