@@ -61,8 +61,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     terminal.say(f"Bundle: {made.bundle}")
     if made.split.validation:
         terminal.say(
-            f"Next:   medseg predict {made.bundle} {folder} -o out  (the held-out cases)\n"
-            f"        medseg evaluate out {folder} -o report"
+            "The held-out cases are predicted and scored by\n"
+            f"  medseg predict {made.bundle} {folder} -o out\n"
+            f"  medseg evaluate out {folder} -o report"
         )
     return 0
 
