@@ -64,21 +64,24 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         )
     truth = _truth(args)
     # What was mistyped is told before anything heavy is loaded.
-    find_pairs(args.predictions, truth.maps, cases=truth.cases, allow_missing=args.allow_missing)
+    found = find_pairs(
+        args.predictions,
+        truth.maps,
+        images=args.images,
+        cases=truth.cases,
+        allow_missing=args.allow_missing,
+    )
 
-    from medseg.evaluation.evaluate import evaluate
+    from medseg.evaluation.evaluate import evaluate_pairs
     from medseg.evaluation.report import write_report
 
     with terminal.progress() as listener:
-        evaluation = evaluate(
-            args.predictions,
-            truth.maps,
+        evaluation = evaluate_pairs(
+            found.pairs,
             truth.target,
             tolerance_mm=args.tolerance_mm,
             nsd=args.nsd,
-            images=args.images,
-            cases=truth.cases,
-            allow_missing=args.allow_missing,
+            unscored=found.unscored,
             listener=listener,
         )
         report = write_report(
@@ -130,7 +133,7 @@ def _truth(args: argparse.Namespace) -> _Truth:
         return _Truth(run.listing, target or run.target, cases or run.names)
     listing = _data_set(args)
     if listing is not None:
-        return _Truth(listing, target or listing.target(regions=bool(listing.regions)), cases)
+        return _Truth(listing, listing.target(regions=bool(listing.regions)), cases)
     if target is None:
         leaves = f"the card {args.card} leaves its labels to a data set's dataset.json"
         raise InputFault(
