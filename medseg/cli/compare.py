@@ -104,7 +104,7 @@ def _folds(asked: str | None, recipes: list[str], settings: list[str]) -> tuple[
         return None
     from medseg.recipe import load_recipe
 
-    count = load_recipe(recipes[0], settings).data.count
+    count = load_recipe(recipes[0], settings).data.fold_count
     folds = numbers("--folds", asked) or tuple(range(count))
     if folds[-1] >= count:
         raise InputFault(

@@ -51,57 +51,27 @@ class Split:
         return cls(tuple(data["train"]), tuple(data["validation"]), data.get("origin", ""))
 
 
-class Splits:
-    """The folds of nnU-Net's splits_final.json: a list of `train` and `val`, case names each.
-
-    Raises:
-        InputFault: the file cannot be read or is no such list (E_SPLIT).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            folds = json.loads(path.read_text(encoding="utf-8"))
-            self._folds = [(_names(one["train"]), _names(one["val"])) for one in folds]
-        except OSError as fault:
-            raise InputFault(
-                f"{path}: it cannot be read ({fault.strerror}); data.splits names a file such as "
-                "nnU-Net's splits_final.json.",
-                code="E_SPLIT",
-            ) from fault
-        except (ValueError, KeyError, TypeError) as fault:
-            raise InputFault(
-                f"{path}: these are no splits ({fault!r}); nnU-Net's splits_final.json is a list "
-                "with train and val for each fold, each a list of case names.",
-                code="E_SPLIT",
-            ) from fault
-
-    def __len__(self) -> int:
-        return len(self._folds)
-
-    def split(self, fold: int, cases: Sequence[Case]) -> Split:
-        """Fold number `fold`, refused unless it fits the cases that are there."""
-        if not 0 <= fold < len(self):
-            raise InputFault(
-                f"{self.path}: fold {fold} is not among its {len(self)}; they are counted from 0.",
-                code="E_FOLD",
-            )
-        split = Split(*self._folds[fold], f"fold {fold} of {self.path.name}")
-        split.refuse(cases)
-        return split
-
-
-def make_split(listing: Listing, *, folds: int = 5, fold: Fold = 0, seed: int = 0) -> Split:
+def make_split(
+    listing: Listing,
+    *,
+    folds: int = 5,
+    fold: Fold = 0,
+    seed: int = 0,
+    splits: str | None = None,
+) -> Split:
     """Fold number `fold` of `folds` (from 0) as validation, the rest as training.
 
     Patients are dealt to the folds in the order of sha256("seed:patient"), so that the same names
-    and seed give the same split on every machine. `fold="fixed"` takes the split of the card,
-    `fold="all"` trains on every case.
+    and seed give the same split on every machine. `splits` names a file with folds to take in
+    their place (see `load_splits`). `fold="fixed"` takes the split of the card, `fold="all"`
+    trains on every case.
     """
     if fold == "fixed":
         split = _fixed(listing)
     elif fold == "all":
         split = Split(tuple(case.id for case in listing.cases), (), EVERY_CASE)
+    elif splits is not None:
+        split = _listed(Path(splits), fold)
     else:
         split = _dealt(listing, folds, fold, seed)
     split.refuse(listing.cases)
@@ -120,6 +90,43 @@ def load_split(path: Path, cases: Sequence[Case]) -> Split:
         ) from fault
     split.refuse(cases)
     return split
+
+
+def load_splits(path: Path) -> tuple[Split, ...]:
+    """The folds of nnU-Net's splits_final.json: a list of `train` and `val`, case names each.
+
+    Raises:
+        InputFault: the file cannot be read or is no such list (E_SPLIT).
+    """
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Split(_names(fold["train"]), _names(fold["val"]), f"fold {number} of {path.name}")
+            for number, fold in enumerate(folds)
+        )
+    except OSError as fault:
+        raise InputFault(
+            f"{path}: it cannot be read ({fault.strerror}); data.splits names a file such as "
+            "nnU-Net's splits_final.json.",
+            code="E_SPLIT",
+        ) from fault
+    except (ValueError, KeyError, TypeError) as fault:
+        raise InputFault(
+            f"{path}: these are no splits ({fault!r}); nnU-Net's splits_final.json is a list "
+            "with train and val for each fold, each a list of case names.",
+            code="E_SPLIT",
+        ) from fault
+
+
+def _listed(path: Path, fold: int) -> Split:
+    splits = load_splits(path)
+    if not 0 <= fold < len(splits):
+        raise InputFault(
+            f"fold {fold} is none of the {len(splits)} in {path}; they are counted from 0, so give "
+            f"a number up to {len(splits) - 1} (data.fold=0).",
+            code="E_FOLD",
+        )
+    return splits[fold]
 
 
 def _dealt(listing: Listing, folds: int, fold: int, seed: int) -> Split:
@@ -166,8 +173,9 @@ def _fixed(listing: Listing) -> Split:
 
 
 def _refuse_empty(split: Split) -> None:
-    for side in ("train", "validation"):
-        if not getattr(split, side) and (side, split.origin) != ("validation", EVERY_CASE):
+    sides = ("train",) if split.origin == EVERY_CASE else ("train", "validation")
+    for side in sides:
+        if not getattr(split, side):
             raise InputFault(
                 f"the split has no {side} cases; give it more cases or fewer folds.",
                 code="E_FOLD",

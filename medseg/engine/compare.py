@@ -62,15 +62,15 @@ def _compared(
     _refuse_runs(entries, runs, resume=resume)
     first = entries[0].recipes[0]
     listing = open_listing(first.card, first.data.root)
+    splits = [recipe.data.split(listing) for recipe in entries[0].recipes]
     total = sum(len(entry.recipes) for entry in entries)
     count = _Count(total, listener)
     rows = [_row(entry, listing, runs, budget, count) for entry in entries]
-    folds = ", ".join(str(recipe.data.fold) for recipe in entries[0].recipes)
     return Comparison(
         title=f"Comparison on {first.card.name}",
         rows=tuple(rows),
         budget=f"trained for {budget}",
-        split=f"fold {folds} {first.data.told_split}",
+        split="; ".join(split.origin for split in splits),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from medseg.data.cases import Listing
-from medseg.data.splits import Split, Splits, make_split
+from medseg.data.splits import Split, load_splits, make_split
 from medseg.recipe.section import (
     Auto,
     Axes,
@@ -49,22 +49,15 @@ class DataSection(Section):
     """Where prepared cases are kept; null: in the output folder."""
 
     @property
-    def count(self) -> int:
+    def fold_count(self) -> int:
         """How many folds there are."""
-        return self.folds if self.splits is None else len(Splits(Path(self.splits)))
-
-    @property
-    def told_split(self) -> str:
-        """How the folds come about."""
-        if self.splits is not None:
-            return f"of {Path(self.splits).name}"
-        return f"of {self.folds} by patient, seed {self.split_seed}"
+        return self.folds if self.splits is None else len(load_splits(Path(self.splits)))
 
     def split(self, listing: Listing) -> Split:
-        """Who is trained on and who is held out; see `make_split` and `Splits`."""
-        if self.splits is not None and isinstance(self.fold, int):
-            return Splits(Path(self.splits)).split(self.fold, listing.cases)
-        return make_split(listing, folds=self.folds, fold=self.fold, seed=self.split_seed)
+        """Who is trained on and who is held out; see `make_split`."""
+        return make_split(
+            listing, folds=self.folds, fold=self.fold, seed=self.split_seed, splits=self.splits
+        )
 
 
 class NormaliseSection(Section):

@@ -194,7 +194,7 @@ def test_folds_of_nnunet_decide_who_is_held_out(
     assert held_out(tmp_path / "runs" / "hippocampus_resenc" / "fold_1") == {names[-1]}
     capsys.readouterr()
     assert main(training(hippocampi, tmp_path / "more", *asked, "data.fold=2")) == 2
-    assert "fold 2 is not among its 2" in capsys.readouterr().err
+    assert "fold 2 is none of the 2 in" in capsys.readouterr().err
     assert not (tmp_path / "more" / "hippocampus_resenc" / "fold_2" / "checkpoints").exists()
 
 

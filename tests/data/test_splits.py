@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medseg.data.card import Card, FixedSplit, load_card
 from medseg.data.cases import Case, Listing, open_listing
-from medseg.data.splits import Split, Splits, load_split, make_split
+from medseg.data.splits import Split, load_split, load_splits, make_split
 from medseg.fault import InputFault
 from medseg.volume import LabelTable
 
@@ -163,23 +163,23 @@ def test_every_case_is_trained_on_where_that_is_asked_for(tmp_path: Path) -> Non
         load_split(path, listing.cases)
 
 
-def written(path: Path, folds: object) -> Splits:
+def written(path: Path, folds: object) -> str:
     path.write_text(json.dumps(folds))
-    return Splits(path)
+    return str(path)
 
 
 def test_folds_of_nnunet_are_taken_as_they_are(tmp_path: Path) -> None:
-    cases = singles(4).cases
-    names = [case.id for case in cases]
+    listing = singles(4)
+    names = [case.id for case in listing.cases]
     folds = [{"train": names[2:], "val": names[:2]}, {"train": names[:1], "val": names[3:]}]
     splits = written(tmp_path / "splits_final.json", folds)
-    assert len(splits) == 2
-    assert splits.split(0, cases) == Split(
+    assert len(load_splits(Path(splits))) == 2
+    assert make_split(listing, fold=0, splits=splits) == Split(
         tuple(names[2:]), tuple(names[:2]), "fold 0 of splits_final.json"
     )
-    assert splits.split(1, cases).validation == ("case_03",)
-    with pytest.raises(InputFault, match="fold 2 is not among its 2; they are counted from 0"):
-        splits.split(2, cases)
+    assert make_split(listing, fold=1, splits=splits).validation == ("case_03",)
+    with pytest.raises(InputFault, match=r"fold 2 is none of the 2 in .*a number up to 1"):
+        make_split(listing, fold=2, splits=splits)
 
 
 @pytest.mark.parametrize(
@@ -195,21 +195,21 @@ def test_folds_of_nnunet_are_taken_as_they_are(tmp_path: Path) -> None:
 )
 def test_what_is_no_list_of_folds_is_refused(tmp_path: Path, folds: object) -> None:
     with pytest.raises(InputFault, match="these are no splits") as told:
-        written(tmp_path / "splits.json", folds)
+        load_splits(Path(written(tmp_path / "splits.json", folds)))
     assert told.value.code == "E_SPLIT"
 
 
 def test_splits_that_are_not_there_or_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"nowhere\.json: it cannot be read"):
-        Splits(tmp_path / "nowhere.json")
+        load_splits(tmp_path / "nowhere.json")
     listing = listing_of({"a_1": "a", "a_2": "a", "b_1": "b"})
     splits = written(
         tmp_path / "splits.json",
         [{"train": ["a_1"], "val": ["a_2"]}, {"train": ["a_1"], "val": ["c_1"]}],
     )
     with pytest.raises(InputFault) as leak:
-        splits.split(0, listing.cases)
+        make_split(listing, fold=0, splits=splits)
     assert leak.value.code == "E_LEAK"
     with pytest.raises(InputFault, match="c_1") as stranger:
-        splits.split(1, listing.cases)
+        make_split(listing, fold=1, splits=splits)
     assert stranger.value.code == "E_SPLIT"

@@ -80,8 +80,7 @@ SHARED = [
     (PredictSection, WalkSettings, {}),
     (PlanSection, plan, {"spacing_mm": None, "patch_size": None, "batch_size": None}
      | {"normalise": None, "crop": None}),
-    (DataSection, make_split, {"card": None, "root": None, "cache": None, "splits": None}
-     | {"split_seed": "seed"}),
+    (DataSection, make_split, {"card": None, "root": None, "cache": None, "split_seed": "seed"}),
 ]  # fmt: skip
 
 
