@@ -2,9 +2,9 @@
 
 Both train on the recipe's fold, predict its validation cases, and are scored by `medseg evaluate`.
 nnU-Net plans, preprocesses, trains and predicts by its own code: its own plan (3d_fullres), batch
-and schedule, drawn to as many steps as fit into the minutes; a few are timed first. Of its
-validation between epochs one batch is left, which is to its advantage. The recipe trains with
-`trainer.max_time`. What comes before the first step counts for neither.
+and schedule, drawn to as many steps as fit into the minutes at the pace of a few that it takes
+first. Of its validation between epochs one batch is left. Both are to its advantage. The recipe
+trains with `trainer.max_time`. What comes before the first step counts for neither.
 
 Run: python -m tests.benchmarks.nnunet_train RECIPE [OVERRIDE ...] -o FOLDER --minutes 25
      [--sides nnunet medseg] [--name "16 features"] [--picture curve.png]
@@ -51,6 +51,8 @@ class Fold:
     def of(cls, recipe: str, overrides: list[str]) -> "Fold":
         data = load_recipe(recipe, overrides).data
         listing = open_listing(load_card(data.card), data.root)
+        if any(len(case.images) != len(listing.channels) for case in listing.cases):
+            raise SystemExit(f"{data.root}: nnU-Net takes a file a channel, and these are 4D.")
         return cls(data.card, listing, data.split(listing))
 
     def score(self, run: Path) -> None:
@@ -221,7 +223,7 @@ def draw(curves: list[tuple[str, list[tuple[float, float]]]], path: Path) -> Non
 
 
 def link_images(fold: Fold, name: str, folder: Path) -> None:
-    """The files of a case, one a channel, named as both sides read them."""
+    """The files of a case, one a channel, named as nnU-Net reads them."""
     for number, image in enumerate(fold.listing.case(name).images):
         link(image, folder / f"{name}_{number:04d}.nii.gz")
 
