@@ -34,6 +34,14 @@ def held_out(folder: Path) -> HeldOut:
             the split (E_SPLIT); the run trained on every case (E_FOLD).
     """
     recipe = load_recipe(folder / RECIPE)
+    root = Path(recipe.data.root)
+    if not root.is_dir():
+        there = "" if root.is_absolute() else "work in the folder where the run was started, or "
+        raise InputFault(
+            f"{folder}: the run's data set {root} is not there; {there}name the data set itself "
+            "and its card (--card) in place of the run.",
+            code="E_NODATA",
+        )
     listing = open_listing(recipe.card, recipe.data.root)
     split = load_split(folder / SPLIT, listing.cases)
     if not split.validation:

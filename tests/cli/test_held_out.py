@@ -165,20 +165,25 @@ def test_a_run_whose_data_moved_says_so(
     hippocampi: Path,
     training: Arguments,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = tmp_path / "data"
     shutil.copytree(hippocampi, root)
-    assert main(training(root, tmp_path / "runs")) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(training(Path("data"), tmp_path / "runs")) == 0
     told = capsys.readouterr().out
     folder = tmp_path / "runs" / "hippocampus_resenc" / "fold_0"
     assert f"medseg evaluate out {folder} -o report" in told
-    shutil.rmtree(root)
     out = tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["predict", str(folder / "bundle"), str(folder), "-o", str(out)]) == 2
-    assert str(root) in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{folder}: the run's data set data is not there" in told
+    assert "where the run was started" in told
     assert main(["evaluate", str(out), str(folder), "-o", str(tmp_path / "report")]) == 2
-    assert str(root) in capsys.readouterr().err
+    assert "--card" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
 
 
