@@ -120,8 +120,6 @@ def _label_map(text: str) -> dict[int, int]:
 def _table(path: Path | None) -> "LabelTable | None":
     if path is None:
         return None
-    from medseg.volume import LabelTable
+    from medseg.io.label_table import read_label_table
 
-    if not path.is_file():
-        raise InputFault(f"--table {path}: there is no such file.", code="E_NOTFILE")
-    return LabelTable.from_csv(path.read_text(encoding="utf-8"), place=str(path))
+    return read_label_table(path)

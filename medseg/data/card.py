@@ -23,6 +23,7 @@ from medseg.data.card_faults import nearest, sentences
 from medseg.data.located import read_located
 from medseg.fault import InputFault, all_at_once
 from medseg.io.dicom.channels import RULE_TAGS, ChannelRule
+from medseg.io.label_table import read_label_table
 from medseg.shipped import shipped_files
 from medseg.volume import LabelTable, Region, Target
 
@@ -46,10 +47,7 @@ def _read_table(labels: Any, info: ValidationInfo) -> LabelTable | None:
     if labels is None or isinstance(labels, LabelTable):
         return labels
     if isinstance(labels, str):
-        path = Path((info.context or {})["folder"]) / labels
-        if not path.is_file():
-            raise ValueError(f"the label table {path} is not there")
-        return LabelTable.from_csv(path.read_text(encoding="utf-8"), place=str(path))
+        return read_label_table(Path((info.context or {})["folder"]) / labels)
     if not isinstance(labels, dict) or not all(isinstance(n, str) for n in labels.values()):
         raise ValueError("labels are a CSV file or `value: name` lines")
     if strangers := [value for value in labels if not value.isdigit()]:

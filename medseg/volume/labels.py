@@ -54,7 +54,10 @@ class LabelTable:
 
     @classmethod
     def from_csv(cls, text: str, *, place: str) -> "LabelTable":
-        """The table in `text`; `place` (a file name) stands in front of what is wrong with it."""
+        """The table in `text`; `place` (a file name) stands in front of what is wrong with it.
+
+        A row of value 0 (background), which color tables hold, is passed over.
+        """
         rows = csv.DictReader(io.StringIO(text))
         missing = [name for name in COLUMNS[:5] if name not in (rows.fieldnames or ())]
         if missing:
@@ -63,7 +66,8 @@ class LabelTable:
                 f"{', '.join(COLUMNS[:6])} and the terminology columns of 3D Slicer.",
                 code="E_TABLE",
             )
-        return cls(_label_of_row(row, f"{place}:{line}") for line, row in enumerate(rows, start=2))
+        labels = [_label_of_row(row, f"{place}:{line}") for line, row in enumerate(rows, start=2)]
+        return cls(label for label in labels if label.value != 0)
 
     def to_csv(self) -> str:
         """The table as a CSV that `from_csv` and 3D Slicer read."""

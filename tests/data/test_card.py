@@ -156,7 +156,7 @@ def test_a_card_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
         ("channels: [t1]", "channels: [t2]", r"they must be the same names"),
         ("channels: [t1]\n", "", r"layout folder needs channels"),
         ("labels: {1: liver}", "labels: {one: liver}", r"own.yaml:5: labels: .*whole numbers"),
-        ("labels: {1: liver}", "labels: none.csv", r"none.csv is not there"),
+        ("labels: {1: liver}", "labels: none.csv", r"none.csv: there is no such label table"),
         ("{case}_seg", "seg", r"has no \{case\}"),
         ("files:\n", "files:\n  case: '('\n", r"own.yaml:7: files.case: .*regular expression"),
         ("licence: mine", "patient: 'p1'\nlicence: mine", r"has no group"),

@@ -121,6 +121,14 @@ def test_all_faults_of_a_table_are_told_at_once():
     assert all(words in str(fault.value) for words in ("1 to 65535", "no name", "0..255"))
 
 
+def test_the_background_of_a_color_table_is_passed_over():
+    header = "LabelValue,Name,Color_R,Color_G,Color_B\n"
+    text = f"{header}0,Background,0,0,0\n1,liver,1,2,3\n"
+    assert LabelTable.from_csv(text, place="a.csv").names == ("liver",)
+    with pytest.raises(InputFault, match="no label beside background"):
+        LabelTable.from_csv(f"{header}0,Background,0,0,0\n", place="a.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
