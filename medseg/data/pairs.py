@@ -53,10 +53,11 @@ def read_pair(
     assert case.label is not None, "a listing for training has labels"
     volume = read_volume(case.images, channels)
     labels = read_labels(case.label, table)
-    apart = volume.grid.difference(labels.grid)
-    if apart:
-        raise InputFault(_apart(case.label, apart), code="E_PAIR")
-    return volume, labels
+    if volume.grid.difference(labels.grid):
+        apart = read_header(case.images[0]).apart(read_header(case.label))
+        if apart:
+            raise InputFault(_apart(case.label, apart), code="E_PAIR")
+    return volume, labels.on(volume.grid)
 
 
 def refuse(faults: Sequence[str]) -> None:
@@ -86,9 +87,8 @@ def _header_faults(case: Case, channels: tuple[str, ...]) -> list[str]:
             f"{case.id}: {found} channels in {', '.join(path.name for path, _ in images)}; "
             f"{len(channels)} ({', '.join(channels)}) are expected."
         )
-    first = images[0][1].grid
     for path, header in headers[1:]:
-        apart = first.difference(header.grid)
+        apart = images[0][1].apart(header)
         if apart:
             faults.append(f"{case.id}: {_apart(path, apart)}")
     return faults

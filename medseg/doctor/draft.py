@@ -16,11 +16,11 @@ from medseg.io.nifti_header import HEADERS, TYPES
 from medseg.io.nifti_place import FORMS, LARGEST_CODE, UNIT_MM, place_of
 from medseg.io.stream import Sink, Stream, crc32_of, open_stream
 from medseg.volume import Grid
+from medseg.volume.grid import SCANNER
 
 # Where voxels begin when vox_offset says nothing that can be: behind the header and four flags.
 FLAGS = 4
 QFORM_FITS_MM = 0.01
-SCANNER = 1
 
 
 class NotCertain(Exception):
@@ -44,8 +44,7 @@ class Draft:
     @property
     def grid(self) -> Grid:
         """Where the strict reader places it."""
-        affine, _ = place_of(self.raw, self.shape)
-        return Grid(self.shape, affine)
+        return Grid(self.shape, place_of(self.raw, self.shape).affine)
 
     def values(self) -> np.ndarray:
         """The values of shape (voxels in file order,), float64 where the header scales."""

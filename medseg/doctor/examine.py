@@ -9,9 +9,10 @@ from medseg.doctor.draft import raw_header
 from medseg.doctor.finding import Choices, Kind
 from medseg.fault import InputFault
 from medseg.io.nifti import read_header, read_labels, read_volume
+from medseg.io.nifti_header import Header
 from medseg.io.nifti_place import Form
 from medseg.io.stream import GZIP_MAGIC, GzipMembers, open_stream
-from medseg.volume import Grid, LabelTable
+from medseg.volume import LabelTable
 
 BLOCK = 1 << 20
 
@@ -22,7 +23,7 @@ def fault_in(
     choices: Choices,
     *,
     table: LabelTable | None = None,
-    image: Grid | None = None,
+    image: Header | None = None,
     form: Form | None = None,
 ) -> InputFault | None:
     """The first fault of a file, None where it has none; labels are held to `image`'s grid."""
@@ -34,15 +35,15 @@ def fault_in(
             names = tuple(str(number) for number in range(header.channels))
             read_volume((path,), names, form=form)
         if image is not None:
-            _refuse_apart(path, header.grid, image)
+            _refuse_apart(path, header, image)
         _refuse_oddities(path)
     except InputFault as fault:
         return fault
     return None
 
 
-def _refuse_apart(path: Path, own: Grid, image: Grid) -> None:
-    apart = image.difference(own)
+def _refuse_apart(path: Path, own: Header, image: Header) -> None:
+    apart = image.apart(own)
     if apart:
         raise InputFault(f"{path}: it is not on the grid of its image ({apart}).", code="E_PAIR")
 

@@ -12,8 +12,8 @@ from medseg.doctor.values import mend_grid, mend_labels, mend_nan
 from medseg.fault import InputFault
 from medseg.io.atomic import atomic_path
 from medseg.io.nifti import stem
+from medseg.io.nifti_header import Header
 from medseg.io.stream import GZIP_MAGIC
-from medseg.volume import Grid
 
 # A file has a few faults, one behind the other; one that has more than this is not worth mending.
 MOST_MENDS = 8
@@ -21,7 +21,7 @@ NEEDS_REWRITING = ("E_TAIL", "E_SUFFIX")
 
 
 def mended(
-    patient: Patient, out: Path, fault: InputFault, choices: Choices, image: Grid | None
+    patient: Patient, out: Path, fault: InputFault, choices: Choices, image: Header | None
 ) -> Finding:
     """The finding of a faulty file, its copy written below `out` where mending is certain.
 
@@ -59,7 +59,7 @@ def _refuse_endless(steps: list[Mend], left: InputFault, temporary: Path) -> Non
 
 
 def _step(
-    draft: Draft, patient: Patient, fault: InputFault, choices: Choices, image: Grid | None
+    draft: Draft, patient: Patient, fault: InputFault, choices: Choices, image: Header | None
 ) -> Mend:
     code = fault.code
     if code in PLACES:
@@ -71,7 +71,7 @@ def _step(
     if code == "E_NONFINITE" and patient.kind == "image":
         return mend_nan(draft, code, choices)
     if code == "E_PAIR" and image is not None:
-        return mend_grid(draft, code, image)
+        return mend_grid(draft, code, image.grid)
     if code == "E_SINGLETON":
         return _squeezed(draft)
     if code in ("E_VOXOFF", "E_DTYPE"):
@@ -116,7 +116,7 @@ def _length(path: Path) -> int:
 
 
 def _left(
-    temporary: Path, patient: Patient, choices: Choices, image: Grid | None
+    temporary: Path, patient: Patient, choices: Choices, image: Header | None
 ) -> InputFault | None:
     """What the strict reader still says of a copy, without the user's word for it."""
     # The map is applied once: a value that it makes may be one that it renames.

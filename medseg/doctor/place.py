@@ -45,7 +45,7 @@ def mend_shear(draft: Draft, code: str, choices: Choices) -> Mend:
     Raises:
         NotCertain: they are off by more than rounding.
     """
-    affine, _ = place_of(draft.raw, draft.shape, form=choices.form)
+    affine = place_of(draft.raw, draft.shape, form=choices.form).affine
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     cosines = affine[:3, :3] / spacing_mm
     shear = float(np.abs(cosines.T @ cosines - np.eye(3)).max())
@@ -97,7 +97,7 @@ def _by(draft: Draft, form: Form) -> Grid | None:
     if form == "sform" and not (np.asarray(raw["pixdim"][1:4], np.float64) > 0).all():
         raw["pixdim"][1:4] = 1
     try:
-        affine, _ = place_of(raw, draft.shape, form=form)
+        affine = place_of(raw, draft.shape, form=form).affine
         return Grid(draft.shape, affine)
     except InputFault:
         return None

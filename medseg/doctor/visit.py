@@ -14,8 +14,8 @@ from medseg.doctor.series import examined_series
 from medseg.fault import InputFault
 from medseg.io.atomic import atomic_path
 from medseg.io.nifti import is_nifti, read_header
+from medseg.io.nifti_header import Header
 from medseg.progress import Listener, Progress, silent
-from medseg.volume import Grid
 
 STAGE = "examine"
 
@@ -35,11 +35,11 @@ def visit(
     """
     if out is not None:
         refuse_out(folder.root, out)
-    grids: dict[Path, Grid] = {}
+    images: dict[Path, Header] = {}
     findings = list(folder.told)
     total = len(folder.files) + bool(folder.dicom)
     for number, patient in enumerate(folder.files, start=1):
-        findings.append(_visited(patient, folder.root, choices, out, copy_all, grids))
+        findings.append(_visited(patient, folder.root, choices, out, copy_all, images))
         listener(Progress(STAGE, number, total))
     findings += examined_series(folder.dicom, folder.root, out)
     if folder.dicom:
@@ -78,12 +78,12 @@ def _visited(
     choices: Choices,
     out: Path | None,
     copy_all: bool,
-    grids: dict[Path, Grid],
+    images: dict[Path, Header],
 ) -> Finding:
-    image = grids.get(patient.image) if patient.image is not None else None
+    image = images.get(patient.image) if patient.image is not None else None
     fault = fault_in(patient.path, patient.kind, choices, table=patient.table, image=image)
     if fault is None:
-        _keep_grid(grids, patient, patient.path)
+        _keep_image(images, patient, patient.path)
         if out is None or not copy_all:
             return Finding(patient.name, patient.kind, "fine")
         _copied(patient.path, out / patient.name)
@@ -94,13 +94,13 @@ def _visited(
         return Finding(patient.name, patient.kind, "wrong", fault.code, sentence, remedy)
     finding = mended(patient, out, fault, choices, image)
     if finding.copy:
-        _keep_grid(grids, patient, out / finding.copy)
+        _keep_image(images, patient, out / finding.copy)
     return finding
 
 
-def _keep_grid(grids: dict[Path, Grid], patient: Patient, path: Path) -> None:
+def _keep_image(images: dict[Path, Header], patient: Patient, path: Path) -> None:
     if patient.kind == "image":
-        grids[patient.path] = read_header(path).grid
+        images[patient.path] = read_header(path)
 
 
 def _renamed(finding: Finding, root: Path, out: Path | None) -> Finding:

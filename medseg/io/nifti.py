@@ -30,7 +30,10 @@ ROWS = 4
 WRITTEN_SLAB = 1 << 20
 Slab = tuple[int, slice, np.ndarray]
 QFORM_FITS_MM = 0.01
-SCANNER = 1
+# Labels that a program scaled: one step of the stored values is this at most, and the factors are
+# float32's, rounded once or twice.
+FINE_STEP = 0.05
+FACTORS_ROUND = 4 * float(np.finfo(np.float32).eps)
 
 
 def is_nifti(path: Path) -> bool:
@@ -209,13 +212,8 @@ def _label_type(header: Header) -> type[np.uint8] | type[np.uint16]:
 
 def _fill_labels(labels: np.ndarray, stream: Stream, header: Header) -> None:
     largest = np.iinfo(labels.dtype).max
-    for (_, along_j, along_k), values in _tiles(stream, header):
-        if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-            raise InputFault(
-                f"{stream.path}: it holds values that are no whole numbers; a label map that was "
-                "resampled with interpolation cannot be used.",
-                code="E_LABEL",
-            )
+    for (_, along_j, along_k), found in _tiles(stream, header):
+        values = _whole(found, header, stream.path) if found.dtype.kind == "f" else found
         low, high = values.min(), values.max()
         if low < 0 or high > largest:
             raise InputFault(
@@ -224,6 +222,30 @@ def _fill_labels(labels: np.ndarray, stream: Stream, header: Header) -> None:
                 code="E_LABEL",
             )
         labels[:, along_j, along_k] = values
+
+
+def _whole(values: np.ndarray, header: Header, path: Path) -> np.ndarray:
+    """The whole numbers that values are, or that the header's scaling rounded.
+
+    Writers store floating labels as integers and two factors. A label then lies beside the whole
+    number by the rounding of the factors, and by half a step where no step falls on it.
+    """
+    whole = np.rint(values)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(values - whole)
+    if header.is_scaled:
+        step = abs(header.slope) if header.dtype.kind != "f" else 0.0
+        allowed = FACTORS_ROUND * (np.abs(values) + 2 * abs(header.intercept))
+        off -= np.maximum(allowed, step / 2 if step <= FINE_STEP else 0.0)
+    if not (off <= 0).all():
+        scaled = f" (stored values x {header.slope:g} + {header.intercept:g})"
+        raise InputFault(
+            f"{path}: it holds values that are no whole numbers"
+            f"{scaled if header.is_scaled else ''}; a label map that was resampled with "
+            "interpolation cannot be used.",
+            code="E_LABEL",
+        )
+    return whole
 
 
 def _allocated(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
@@ -252,7 +274,7 @@ def _memory() -> int:
 
 def _refuse_other_grids(paths: Sequence[Path], headers: Sequence[Header]) -> None:
     for path, header in zip(paths, headers, strict=True):
-        difference = headers[0].grid.difference(header.grid)
+        difference = headers[0].apart(header)
         if difference:
             raise InputFault(
                 f"{path}: it lies on another grid than {paths[0].name} ({difference}); "
@@ -299,8 +321,8 @@ def _header_bytes(dtype: np.dtype, count: int, grid: Grid) -> bytes:
     header.set_data_dtype(dtype)
     header.set_data_shape((*grid.shape, count) if count > 1 else grid.shape)
     header.set_xyzt_units("mm")
-    header.set_qform(grid.affine, SCANNER)
-    header.set_sform(grid.affine, SCANNER)
+    header.set_qform(grid.affine, grid.space)
+    header.set_sform(grid.affine, grid.space)
     # A quaternion has no room for shear. Where it would mislead it is not given at all.
     rotated = Grid(grid.shape, np.asarray(header.get_qform()))
     if grid.difference(rotated, tolerance_mm=QFORM_FITS_MM):

@@ -55,11 +55,13 @@ class Header:
     """What a file holds, known without reading its voxels: grid, channels, stored type.
 
     A voxel's value is `slope` x stored + `intercept`; `offset` is the place of the first voxel.
-    `form` is what the grid's affine was taken from.
+    `form` is what the grid's affine was taken from; `other` is the grid by the other form, where
+    the file has both.
     """
 
     grid: Grid
     form: Form
+    other: Grid | None
     channels: int
     dtype: np.dtype
     slope: float
@@ -76,6 +78,19 @@ class Header:
         """Whether stored values are not the values themselves."""
         return self.slope != 1.0 or self.intercept != 0.0
 
+    def apart(self, other: "Header") -> str | None:
+        """What keeps the grids of two files apart, as part of a sentence; None where they agree.
+
+        Forms of a file may differ by what `place_of` allows, and a program that copies it keeps
+        the one that it prefers. So the files agree where any form of each does.
+        """
+        difference = self.grid.difference(other.grid)
+        if difference is None:
+            return None
+        pairs = ((a, b) for a in (self.grid, self.other) for b in (other.grid, other.other))
+        agree = any(a and b and a.difference(b) is None for a, b in pairs)
+        return None if agree else difference
+
 
 def header_of(stream: Stream, *, form: Form | None = None) -> Header:
     """The header at the start of `stream`; `form` decides where the file's two disagree.
@@ -88,10 +103,11 @@ def header_of(stream: Stream, *, form: Form | None = None) -> Header:
         raw = _raw_header(start)
         shape, channels = _shape(raw)
         slope, intercept = _scaling(raw)
-        affine, taken = place_of(raw, shape, form=form)
+        place = place_of(raw, shape, form=form)
         header = Header(
-            grid=Grid(shape, affine),
-            form=taken,
+            grid=Grid(shape, place.affine, place.code),
+            form=place.form,
+            other=None if place.other is None else Grid(shape, place.other, place.code),
             channels=channels,
             dtype=_dtype(raw),
             slope=slope,

@@ -9,6 +9,7 @@ the quaternion's formulas are those of nifti1.h, "METHOD 2" and "METHOD 3".
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import nibabel as nib
@@ -20,6 +21,7 @@ Form = Literal["sform", "qform"]
 
 FORMS: tuple[Form, ...] = ("sform", "qform")
 LARGEST_CODE = 5
+CHOOSERS = "medseg predict and evaluate; medseg doctor --repair for copies to train on"
 
 # Code 0 says nothing of the unit; every reader takes it for millimeters.
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -30,10 +32,23 @@ QUATERNION_ROUNDS = 1e-5
 FARTHEST_MM = 1e6
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """`affine`, the map of voxel indices to RAS mm, the form that it was taken from, and its code.
+
+    `other` is the map by the form that was not taken, where the file has both and they agree.
+    """
+
+    affine: np.ndarray
+    form: Form
+    code: int
+    other: np.ndarray | None = None
+
+
 def place_of(
     raw: nib.Nifti1Header, shape: tuple[int, int, int], *, form: Form | None = None
-) -> tuple[np.ndarray, Form]:
-    """The map of voxel indices to RAS mm, and the form that it was taken from.
+) -> Place:
+    """Where the volume lies.
 
     `form` is the one that the user asked for; it decides where the two disagree.
 
@@ -44,13 +59,14 @@ def place_of(
     has_sform, has_qform = _has(raw, "sform"), _has(raw, "qform")
     _refuse_codes(raw, chosen=form is not None)
     if has_qform and (form == "qform" or not has_sform):
-        return _near(_qform(raw)), "qform"
-    sform = _sform(raw)
+        return Place(_near(_qform(raw)), "qform", int(raw["qform_code"]))
+    sform, other = _sform(raw), None
     if form != "sform":
         _refuse_other_spacing(raw, sform)
         if has_qform:
-            _refuse_disagreement(sform, _qform(raw), shape)
-    return _near(sform), "sform"
+            other = _qform(raw)
+            _refuse_disagreement(sform, other, shape)
+    return Place(_near(sform), "sform", int(raw["sform_code"]), other)
 
 
 def _refuse_codes(raw: nib.Nifti1Header, *, chosen: bool) -> None:
@@ -159,7 +175,7 @@ def _refuse_other_spacing(raw: nib.Nifti1Header, sform: np.ndarray) -> None:
         raise InputFault(
             f"pixdim says {spacing_mm.tolist()} and the sform {of_sform.tolist()} mm; readers "
             "choose differently. Find out which is right and choose it with --affine sform"
-            f"{' or --affine qform' if _has(raw, 'qform') else ''}, or write both.",
+            f"{' or --affine qform' if _has(raw, 'qform') else ''} ({CHOOSERS}), or write both.",
             code="E_PIXDIM",
         )
 
@@ -173,7 +189,7 @@ def _refuse_disagreement(sform: np.ndarray, qform: np.ndarray, shape: tuple[int,
         raise InputFault(
             f"qform and sform place the volume {farthest_mm:.1f} mm apart; readers choose "
             "differently. Find out which is right and choose it with --affine sform or "
-            "--affine qform, or write both.",
+            f"--affine qform ({CHOOSERS}), or write both.",
             code="E_QSFORM",
         )
 
@@ -184,4 +200,6 @@ def _has(raw: nib.Nifti1Header, form: Form) -> bool:
 
 def _way_out(raw: nib.Nifti1Header, form: Form) -> str:
     """A sentence that names the other form, where the file has it."""
-    return f" Where its {form} is right, choose --affine {form}." if _has(raw, form) else ""
+    if not _has(raw, form):
+        return ""
+    return f" Where its {form} is right, choose --affine {form} ({CHOOSERS})."

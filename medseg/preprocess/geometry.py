@@ -92,7 +92,7 @@ def cropped_grid(grid: Grid, axes: Axes, flips: Flips, box: Box) -> Grid:
         to_source[axis, target] = -1 if flip else 1
         to_source[axis, 3] = grid.shape[axis] - 1 - low if flip else low
     i, j, k = (high - low for low, high in box)
-    return Grid((i, j, k), grid.affine @ to_source)
+    return Grid((i, j, k), grid.affine @ to_source, grid.space)
 
 
 def stated_spacing(grid: Grid) -> tuple[float, float, float]:
@@ -142,15 +142,15 @@ def respaced(grid: Grid, spacing_mm: tuple[float, float, float] | None) -> Grid:
     affine = np.array(grid.affine)
     affine[:3, 3] += affine[:3, :3] @ (0.5 * scale - 0.5)
     affine[:3, :3] *= scale
-    return Grid((int(new[0]), int(new[1]), int(new[2])), affine)
+    return Grid((int(new[0]), int(new[1]), int(new[2])), affine, grid.space)
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:
     """A grid as plain JSON values; every bit of the affine is kept."""
-    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist(), "space": grid.space}
 
 
 def grid_from_json(data: Mapping[str, Any]) -> Grid:
     """The grid that `grid_to_json` wrote."""
     i, j, k = data["shape"]
-    return Grid((i, j, k), np.asarray(data["affine"]))
+    return Grid((i, j, k), np.asarray(data["affine"]), data.get("space", 1))

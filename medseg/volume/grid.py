@@ -7,6 +7,7 @@ import numpy as np
 from medseg.fault import InputFault
 
 LONGEST_SIDE = 32_767
+SCANNER = 1
 SPACING_RANGE_MM = (1e-3, 1e3)
 LARGEST_SHEAR = 1e-3
 AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -16,12 +17,17 @@ AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
 class Grid:
     """Shape (i, j, k) and `affine`, the 4x4 map of voxel indices to RAS millimetres.
 
+    `space` says what the millimetres are counted in, by NIfTI's codes: 1 the scanner's, 2 another
+    scan's, 3 Talairach's, 4 MNI 152's, 5 a template's. It goes on to what is written, and grids
+    are not told apart by it.
+
     A grid that cannot be a patient's is refused at birth: a side below 1 voxel, a number that is
     not finite, a singular or sheared affine (shear above 1e-3), a spacing out of 0.001..1000 mm.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
+    space: int = SCANNER
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)

@@ -1,6 +1,6 @@
 """An image or a label map together with its place in the patient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,10 @@ class LabelVolume:
                 code="E_DTYPE",
             )
         self.table.refuse_unknown(self.array)
+
+    def on(self, grid: Grid) -> "LabelVolume":
+        """The same labels on a grid of this shape, which says the same place in other numbers."""
+        return self if self.grid == grid else replace(self, grid=grid)
 
 
 def _refuse_nonfinite(name: str, channel: np.ndarray) -> None:

@@ -17,8 +17,9 @@ from medseg.doctor.mend import mended
 from medseg.doctor.patients import Patient, look_into
 from medseg.fault import InputFault
 from medseg.io.nifti import read_header, read_labels
+from medseg.io.nifti_header import Header
 from medseg.io.stream import Sink
-from medseg.volume import Grid, LabelTable
+from medseg.volume import LabelTable
 from tests.doctor.ward import build
 from tests.io.catalogue.made import IMAGE, LABELS, PLACE, rows
 from tests.io.catalogue.packing import member, packed_nifti
@@ -35,6 +36,13 @@ def mended_copy(path: Path, out: Path, choices: Choices | None = None, **more: o
     fault = fault_in(path, patient.kind, choices, table=patient.table, image=image)
     assert fault is not None
     return mended(patient, out, fault, choices, image)
+
+
+def image_header(folder: Path) -> Header:
+    """That of the image which the labels belong to."""
+    path = folder / "image.nii"
+    path.write_bytes(packed_nifti(IMAGE, PLACE))
+    return read_header(path)
 
 
 @pytest.mark.parametrize(("off", "state"), [(0.0015, "mended"), (0.02, "wrong")])
@@ -76,7 +84,7 @@ def test_labels_on_a_flipped_lattice_come_onto_the_image_exactly(tmp_path: Path)
     flipped[:3, 0] *= -1
     path = tmp_path / "a.nii"
     path.write_bytes(packed_nifti(LABELS[::-1], PLACE, srow=rows(flipped), qform_code=0))
-    image = Grid(LABELS.shape, PLACE.affine)
+    image = image_header(tmp_path)
     finding = mended_copy(path, tmp_path / "out", kind="labels", image=image)
     assert finding.state == "mended"
     assert np.array_equal(read_labels(tmp_path / "out" / "a.nii", MANY).array, LABELS)
@@ -86,7 +94,7 @@ def test_labels_of_the_same_size_elsewhere_are_never_resampled(tmp_path: Path) -
     moved = replace(PLACE, origin_ras_mm=(-8.0, -17.0, -4.0))
     path = tmp_path / "a.nii"
     path.write_bytes(packed_nifti(LABELS, moved))
-    image = Grid(LABELS.shape, PLACE.affine)
+    image = image_header(tmp_path)
     finding = mended_copy(path, tmp_path / "out", kind="labels", image=image)
     assert finding.state == "wrong"
     assert "its place was lost" in finding.sentence
@@ -98,9 +106,8 @@ def test_labels_that_leave_their_image_are_never_cut(tmp_path: Path) -> None:
     drawn[3, 3, 35] = 1
     path = tmp_path / "a.nii"
     path.write_bytes(packed_nifti(drawn, PLACE))
-    finding = mended_copy(
-        path, tmp_path / "out", kind="labels", image=Grid(LABELS.shape, PLACE.affine)
-    )
+    image = image_header(tmp_path)
+    finding = mended_copy(path, tmp_path / "out", kind="labels", image=image)
     assert finding.state == "wrong"
     assert "outside" in finding.sentence
 

@@ -453,6 +453,25 @@ class TestLabels:
         path = saved(tmp_path / "a.nii", image(self.LABELS * 2), scl_slope=0.5, scl_inter=0)
         assert np.array_equal(read_labels(path, TABLE).array, self.LABELS)
 
+    @pytest.mark.parametrize("dtype", ["u1", "i2", "u2"])
+    @pytest.mark.parametrize("largest", [1, 2, 3, 6])
+    def test_floating_labels_that_a_writer_stored_as_integers(self, tmp_path, dtype, largest):
+        """nibabel picks two factors, and some labels fall between two of its steps."""
+        labels = (np.arange(self.LABELS.size) % (largest + 1)).reshape(self.LABELS.shape)
+        like = image(np.zeros(labels.shape, dtype))
+        written = nib.Nifti1Image(labels.astype(np.float64), like.affine, like.header)
+        written.set_data_dtype(dtype)
+        nib.save(written, tmp_path / "a.nii.gz")
+        assert nib.load(tmp_path / "a.nii.gz").dataobj.slope != 1
+        table = LabelTable.from_names({value: str(value) for value in range(1, 7)})
+        assert np.array_equal(read_labels(tmp_path / "a.nii.gz", table).array, labels)
+
+    @pytest.mark.parametrize(("slope", "intercept"), [(0.02, 0), (1 / 255, 0.0021), (0.99999, 0)])
+    def test_a_scaling_that_leaves_them_between_two_labels(self, tmp_path, slope, intercept):
+        array = (self.LABELS * 51).astype(np.uint8)
+        path = saved(tmp_path / "a.nii", image(array), scl_slope=slope, scl_inter=intercept)
+        TestRefused().refuses(path, "E_LABEL", lambda path: read_labels(path, TABLE))
+
     @pytest.mark.parametrize(
         ("value", "dtype"),
         [(0.9999, "f4"), (np.nan, "f4"), (np.inf, "f8"), (-1, "i2"), (70000, "i4"), (9, "u1")],
@@ -536,6 +555,14 @@ class TestWritten:
         labels = LabelVolume(array.astype(np.uint8), Grid.from_spacing(array.shape), TABLE)
         write_labels(tmp_path / "a.nii.gz", labels)
         assert np.array_equal(read_labels(tmp_path / "a.nii.gz", TABLE).array, array)
+
+    @pytest.mark.parametrize("code", [1, 2, 4])
+    def test_labels_lie_in_the_space_of_their_image(self, tmp_path, code):
+        grid = read_header(saved(tmp_path / "a.nii", image(codes=(0, code)))).grid
+        array = np.zeros(grid.shape, np.uint8)
+        write_labels(tmp_path / "b.nii", LabelVolume(array, grid, TABLE))
+        header = nib.load(tmp_path / "b.nii").header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (code, code)
 
     def test_a_slightly_sheared_grid_is_written_so_that_it_is_read_again(self, tmp_path):
         affine = np.eye(4)
