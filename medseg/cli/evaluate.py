@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,11 @@ from medseg.fault import InputFault
 if TYPE_CHECKING:
     from medseg.data.cases import Listing
     from medseg.evaluation.evaluate import Evaluation
+    from medseg.evaluation.pairs import Pair
+    from medseg.evaluation.report import Report
     from medseg.volume import Target
+
+SOME_FAILED = 3
 
 
 def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -26,6 +31,8 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
         "scores.json and report.html. TRUTH is a folder of label maps, or one file; a run's "
         "folder, which stands for the cases that it did not train on; or with --card the folder "
         "of a data set.",
+        epilog="Exit codes: 0 all cases are scored, 3 some cannot be (each is told; the others "
+        "are), 2 wrong use, or none can be.",
     )
     parser.add_argument("predictions", type=Path, help="a folder, or one file")
     parser.add_argument("truth", type=Path, help="a folder, one file, a run, or a data set")
@@ -35,6 +42,11 @@ def add_parser(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParse
     what.add_argument("--labels", type=Path, help="a label table (CSV)")
     what.add_argument("--card", help="a data set's card, by name or path")
     parser.add_argument("--images", type=Path, help="images to show under the outlines")
+    parser.add_argument(
+        "--affine",
+        choices=("sform", "qform"),
+        help="the one to take where those of a file disagree",
+    )
     parser.add_argument(
         "--tolerance-mm", type=float, default=1.0, help="tolerance of the NSD (1 mm)"
     )
@@ -62,6 +74,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         raise InputFault(
             f"--tolerance-mm {args.tolerance_mm:g}: it is a length, 0 or more.", code="E_USE"
         )
+    if args.output.exists() and not args.output.is_dir():
+        raise InputFault(f"-o {args.output}: it is a file; name a folder.", code="E_USE")
     truth = _truth(args)
     # What was mistyped is told before anything heavy is loaded.
     found = find_pairs(
@@ -82,14 +96,15 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             tolerance_mm=args.tolerance_mm,
             nsd=args.nsd,
             unscored=found.unscored,
+            form=args.affine,
             listener=listener,
         )
-        report = write_report(
-            evaluation, args.output, title=args.predictions.name, listener=listener
-        )
+        title = args.predictions.resolve().name
+        report = write_report(evaluation, args.output, title=title, listener=listener)
     _show(evaluation, args.tolerance_mm, terminal)
+    _show_gaps(evaluation, report, found.pairs, terminal)
     terminal.say(f"Report: {report.page}")
-    return 0
+    return SOME_FAILED if evaluation.unread else 0
 
 
 def _show(evaluation: "Evaluation", tolerance_mm: float, terminal: Terminal) -> None:
@@ -113,6 +128,24 @@ def _show(evaluation: "Evaluation", tolerance_mm: float, terminal: Terminal) -> 
     columns = ("", "Dice", "95 % interval", nsd, "HD95 mm")
     count = len(evaluation.cases)
     terminal.table(f"{count} case{'' if count == 1 else 's'}", columns, rows)
+
+
+def _show_gaps(
+    evaluation: "Evaluation", report: "Report", pairs: "Sequence[Pair]", terminal: Terminal
+) -> None:
+    """What was asked for and is not in the report."""
+    count = len(pairs)
+    if evaluation.unread:
+        rows = [(case.case, case.code, case.text) for case in evaluation.unread]
+        title = f"{len(rows)} of {count} cases could not be scored and are in no mean"
+        terminal.table(title, ("Case", "Code", "Fault"), rows)
+    imageless = sum(pair.image is None for pair in pairs)
+    if 0 < imageless < count:
+        terminal.say(f"{imageless} of {count} cases have no image of their name.")
+    if report.without_image:
+        terminal.say(
+            f"{len(report.without_image)} pictures are without their image; the page says why."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +195,7 @@ def _data_set(args: argparse.Namespace) -> "Listing | None":
 
 def _target(args: argparse.Namespace) -> "Target | None":
     """The labels that the options name; None where they are the data set's to say."""
-    from medseg.volume import LabelTable, Target
+    from medseg.volume import Target
 
     if args.bundle is not None:
         from medseg.bundle.manifest import read_manifest
@@ -170,10 +203,9 @@ def _target(args: argparse.Namespace) -> "Target | None":
 
         return Task.from_json(read_manifest(args.bundle)["task"]).target
     if args.labels is not None:
-        if not args.labels.is_file():
-            raise InputFault(f"--labels {args.labels}: there is no such file.", code="E_NOTFILE")
-        text = args.labels.read_text(encoding="utf-8")
-        return Target(LabelTable.from_csv(text, place=str(args.labels)))
+        from medseg.io.label_table import read_label_table
+
+        return Target(read_label_table(args.labels))
     if args.card is None:
         return None
     from medseg.data.card import load_card
@@ -186,20 +218,25 @@ def _cases(asked: str | None) -> tuple[str, ...] | None:
     if asked is None:
         return None
     if not asked.endswith(".json"):
-        return tuple(name for name in asked.split(",") if name)
+        names = tuple(name for name in asked.split(",") if name)
+        if not names:
+            raise InputFault(f"--cases {asked!r}: it names no case.", code="E_USE")
+        return names
     import json
 
     path = Path(asked)
     if not path.is_file():
         raise InputFault(f"--cases {path}: there is no such file.", code="E_NOTFILE")
     try:
-        names = json.loads(path.read_bytes())["validation"]
-    except (ValueError, KeyError, TypeError) as fault:
+        listed = json.loads(path.read_bytes())["validation"]
+    except (ValueError, KeyError, TypeError):
+        listed = None
+    if not isinstance(listed, list) or not listed or not all(isinstance(n, str) for n in listed):
         raise InputFault(
-            f"--cases {path}: it is no split of a run (it lacks a list `validation`).",
+            f"--cases {path}: it is no split of a run (it lacks a list `validation` of names).",
             code="E_SPLIT",
-        ) from fault
-    return tuple(map(str, names))
+        )
+    return tuple(listed)
 
 
 def _shown(value: float, digits: int) -> str:

@@ -17,8 +17,10 @@ from medseg.evaluation.metrics import (
     structures,
     tolerances_mm,
 )
-from medseg.evaluation.pairs import Pair, find_pairs, refuse_other_grids
-from medseg.io.nifti import read_labels
+from medseg.evaluation.pairs import Pair, find_pairs
+from medseg.fault import InputFault, all_at_once
+from medseg.io.nifti import read_header, read_labels
+from medseg.io.nifti_place import Form
 from medseg.progress import Listener, Progress, silent
 from medseg.volume import LabelVolume, Target
 
@@ -64,12 +66,27 @@ class Summary:
     undefined: int
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A case whose files cannot be scored, and why; no mean counts it."""
+
+    case: str
+    code: str
+    text: str
+
+    @property
+    def line(self) -> str:
+        """The fault as one line that opens with the case."""
+        return f"{self.case}: {self.text.replace(chr(10), ' ')} [{self.code}]"
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """All scores, and what they were computed with.
 
     `headline` are the names that "mean" is taken over: the regions of a target, or its labels.
-    `unscored` are predictions without a truth.
+    `unscored` are predictions without a truth. `form` is what grids are taken from where the
+    sform and the qform of a file disagree.
     """
 
     cases: tuple[CaseScores, ...]
@@ -77,6 +94,8 @@ class Evaluation:
     tolerances_mm: Mapping[str, float]
     unscored: tuple[str, ...] = ()
     nsd: NsdConvention = "border-voxels"
+    unread: tuple[Unread, ...] = ()
+    form: Form | None = None
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -139,11 +158,11 @@ def evaluate(
     empty mask.
 
     Raises:
-        InputFault: predictions are missing (E_MISSING) or on other grids (E_PAIR), all at once;
-            a file that cannot be read, or a label outside the table (E_LABEL).
+        InputFault: predictions are missing (E_MISSING), or cases cannot be scored: on other grids
+            (E_PAIR), files that cannot be read, labels outside the table (E_LABEL); all at once.
     """
     found = find_pairs(predictions, truths, images=images, cases=cases, allow_missing=allow_missing)
-    return evaluate_pairs(
+    evaluation = evaluate_pairs(
         found.pairs,
         target,
         tolerance_mm=tolerance_mm,
@@ -151,6 +170,9 @@ def evaluate(
         unscored=found.unscored,
         listener=listener,
     )
+    if evaluation.unread:
+        raise _unscorable(evaluation.unread, count=len(found.pairs))
+    return evaluation
 
 
 def evaluate_pairs(
@@ -160,26 +182,63 @@ def evaluate_pairs(
     tolerance_mm: float | Mapping[str, float] = 1.0,
     nsd: NsdConvention = "border-voxels",
     unscored: tuple[str, ...] = (),
+    form: Form | None = None,
     listener: Listener = silent,
 ) -> Evaluation:
-    """Score pairs of files; one case is in memory at a time."""
+    """Score pairs of files; one case is in memory at a time.
+
+    A case that cannot be scored is among `unread`, and the others are scored.
+
+    Raises:
+        InputFault: no case can be scored; what is wrong with each is told.
+    """
     tolerances = tolerances_mm(structures(target), tolerance_mm)
-    refuse_other_grids(pairs)
-    cases = []
+    cases, unread = [], []
     for done, pair in enumerate(pairs, start=1):
-        truth = read_labels(pair.truth, target.labels)
-        prediction = read_prediction(pair, truth)
-        scores = score_pair(prediction, truth, target, tolerance_mm=tolerances, nsd=nsd)
-        cases.append(CaseScores(pair, scores))
+        try:
+            truth, prediction = read_maps(pair, target, form=form)
+            scores = score_pair(prediction, truth, target, tolerance_mm=tolerances, nsd=nsd)
+            cases.append(CaseScores(pair, scores))
+        except InputFault as fault:
+            unread.append(Unread(pair.case, fault.code, str(fault)))
         listener(Progress("evaluate", done, len(pairs), text=pair.case))
-    return Evaluation(tuple(cases), target, tolerances, unscored, nsd)
+    if not cases:
+        raise _unscorable(unread, count=len(pairs))
+    return Evaluation(tuple(cases), target, tolerances, unscored, nsd, tuple(unread), form)
 
 
-def read_prediction(pair: Pair, truth: LabelVolume) -> LabelVolume:
-    """The predicted labels of a case; empty ones on the grid of `truth` where there are none."""
+def read_maps(
+    pair: Pair, target: Target, *, form: Form | None = None
+) -> tuple[LabelVolume, LabelVolume]:
+    """Truth and prediction of a case on one grid; the prediction is empty where there is none.
+
+    Raises:
+        InputFault: a file that cannot be read, a label outside the table (E_LABEL), or the two
+            lie on different grids (E_PAIR), which their headers tell first.
+    """
     if pair.prediction is None:
-        return LabelVolume(np.zeros_like(truth.array), truth.grid, truth.table)
-    return read_labels(pair.prediction, truth.table)
+        truth = read_labels(pair.truth, target.labels, form=form)
+        return truth, LabelVolume(np.zeros_like(truth.array), truth.grid, truth.table)
+    apart = read_header(pair.truth, form=form).apart(read_header(pair.prediction, form=form))
+    if apart:
+        raise InputFault(
+            f"{pair.prediction}: it lies on another grid than its truth ({apart}, truth first); "
+            "predict on the image that the truth was drawn on.",
+            code="E_PAIR",
+        )
+    truth, prediction = (
+        read_labels(path, target.labels, form=form) for path in (pair.truth, pair.prediction)
+    )
+    return truth, prediction.on(truth.grid)
+
+
+def _unscorable(unread: Sequence[Unread], *, count: int) -> InputFault:
+    codes = {case.code for case in unread}
+    return all_at_once(
+        [case.line for case in unread],
+        summary=f"{len(unread)} of {count} cases cannot be scored:",
+        code=codes.pop() if len(codes) == 1 else "E_PAIR",
+    )
 
 
 def _summary(name: str, metric: str, values: np.ndarray, interval: np.ndarray) -> Summary:

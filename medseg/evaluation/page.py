@@ -30,10 +30,11 @@ Lookup = Mapping[tuple[str, str], Summary]
 
 @dataclass(frozen=True)
 class CasePicture:
-    """A case that is shown, with its planes."""
+    """A case that is shown, with its planes; `note` says what is not."""
 
     case: CaseScores
     planes: tuple[Plane, ...]
+    note: str = ""
 
 
 def page(
@@ -105,6 +106,11 @@ def _notes(evaluation: Evaluation) -> str:
             f"{_counted(len(evaluation.missing), 'case')} without a prediction, counted as "
             f"empty: {_names(evaluation.missing)}."
         )
+    if evaluation.unread:
+        cases = "<br>".join(escape(case.line) for case in evaluation.unread)
+        notes.append(
+            f"{_counted(len(evaluation.unread), 'case')} not scored, and in no mean:<br>{cases}"
+        )
     if evaluation.unscored:
         notes.append(
             f"{_counted(len(evaluation.unscored), 'prediction')} not scored, for want of a truth "
@@ -166,7 +172,7 @@ def _pictures(evaluation: Evaluation, pictures: Sequence[CasePicture]) -> str:
         )
         articles.append(
             f'<article id="case-{number}"><h3>{escape(picture.case.case)}</h3>'
-            f'{_chips(evaluation, picture.case)}<div class="planes">{drawn}</div></article>'
+            f'{_chips(evaluation, picture)}<div class="planes">{drawn}</div></article>'
         )
     count = f"the {len(pictures)} lowest of {len(evaluation.cases)}"
     all_shown = len(pictures) == len(evaluation.cases)
@@ -179,10 +185,13 @@ def _pictures(evaluation: Evaluation, pictures: Sequence[CasePicture]) -> str:
     )
 
 
-def _chips(evaluation: Evaluation, case: CaseScores) -> str:
+def _chips(evaluation: Evaluation, picture: CasePicture) -> str:
+    case = picture.case
     chips = [f"<li><b>mean Dice {_shown(case.mean('dice', evaluation.headline), 'dice')}</b></li>"]
     if case.pair.prediction is None:
         chips.append('<li class="warn">no prediction, counted as empty</li>')
+    if picture.note:
+        chips.append(f'<li class="warn">{escape(picture.note)}</li>')
     lowest = sorted(case.scores, key=lambda name: case.scores[name].dice)
     chips += [
         _chip(name, case.scores[name]) for name in case.scores if name in lowest[:MOST_COLUMNS]

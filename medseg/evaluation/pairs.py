@@ -1,12 +1,12 @@
-"""Which prediction belongs to which truth, checked before anything is scored."""
+"""Which prediction belongs to which truth, found before anything is scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.data.cases import Case, Listing
-from medseg.fault import InputFault, all_at_once
-from medseg.io.nifti import is_nifti, read_header, stem
+from medseg.data.cases import Listing
+from medseg.fault import InputFault
+from medseg.io.nifti import is_nifti, stem
 
 SHOWN = 12
 
@@ -46,12 +46,19 @@ def find_pairs(
     the pairs to some names. An image is CASE.nii.gz or CASE_0000.nii.gz.
 
     Raises:
-        InputFault: a folder holds nothing (E_NODATA), or a prediction is missing and not
-            allowed to be (E_MISSING).
+        InputFault: a path is not there or holds nothing (E_NODATA), a name of `cases` has no
+            truth, no image has the name of a case, or a prediction is missing and not allowed
+            to be (E_MISSING).
     """
+    for path in (predictions, truths, images):
+        if isinstance(path, Path) and not path.exists():
+            raise InputFault(f"{path}: there is no such file or folder.", code="E_NODATA")
     if isinstance(truths, Path) and predictions.is_file() and truths.is_file():
-        image = images if images is not None and images.is_file() else None
-        return Pairs((Pair(stem(predictions), predictions, truths, image),), ())
+        name = stem(predictions)
+        _wanted({name: truths}, cases, truths)
+        shown = _images(images, [name, stem(truths)])
+        image = next((shown[key] for key in (name, stem(truths)) if key in shown), None)
+        return Pairs((Pair(name, predictions, truths, image),), ())
     found = _by_name(predictions)
     if isinstance(truths, Listing):
         place = truths.root
@@ -62,61 +69,45 @@ def find_pairs(
     missing = [name for name in wanted if name not in found]
     if missing and not allow_missing:
         raise _missing(missing, predictions, place, count=len(wanted))
-    if images is not None:
-        shown = _by_name(images)
-    elif isinstance(truths, Listing):
-        shown = {name: _first_image(truths.case(name)) for name in wanted}
+    if images is None and isinstance(truths, Listing):
+        shown = {name: truths.case(name).images[0] for name in wanted}
     else:
-        shown = {}
-    pairs = tuple(
-        Pair(name, found.get(name), true[name], shown.get(name) or shown.get(f"{name}_0000"))
-        for name in wanted
-    )
+        shown = _images(images, wanted)
+    pairs = tuple(Pair(name, found.get(name), true[name], shown.get(name)) for name in wanted)
     return Pairs(pairs, tuple(name for name in found if name not in wanted))
-
-
-def refuse_other_grids(pairs: Sequence[Pair]) -> None:
-    """Compare the headers of all pairs; raise one InputFault (E_PAIR) that lists what differs."""
-    faults = []
-    for pair in pairs:
-        if pair.prediction is None:
-            continue
-        truth, prediction = read_header(pair.truth).grid, read_header(pair.prediction).grid
-        difference = truth.difference(prediction)
-        if difference:
-            faults.append(f"{pair.case}: {difference}")
-    if faults:
-        raise all_at_once(
-            faults,
-            summary=f"{len(faults)} of {len(pairs)} predictions lie on another grid than their "
-            "truth (the truth stands first); predict on the images that the truth was drawn on:",
-            code="E_PAIR",
-        )
-
-
-def _first_image(case: Case) -> Path | None:
-    """That of a case, unless it cannot lie under its labels: nobody asked for it."""
-    assert case.label is not None
-    try:
-        off = read_header(case.label).grid.difference(read_header(case.images[0]).grid)
-    except InputFault:
-        return None
-    return None if off else case.images[0]
 
 
 def holds_maps(folder: Path) -> bool:
     """Whether NIfTI files lie in the folder itself, as label maps do for `find_pairs`."""
-    return any(_is_map(path) for path in folder.iterdir())
+    return any(is_nifti(path) for path in folder.iterdir())
+
+
+def _images(place: Path | None, names: Sequence[str]) -> dict[str, Path]:
+    """The images of some cases, in a folder by their names; a file is that of all."""
+    if place is None:
+        return {}
+    if place.is_file():
+        return dict.fromkeys(names, place)
+    found = _by_name(place)
+    shown = {name: path for name in names if (path := found.get(name) or found.get(f"{name}_0000"))}
+    if not shown:
+        raise InputFault(
+            f"{place}: none of its images has the name of a case ({_listed(names)}), with _0000 "
+            "or without; rename them, or leave the images out.",
+            code="E_MISSING",
+        )
+    return shown
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputFault(
-            f"{folder}: there is no such folder; give two folders, or two files.", code="E_NODATA"
+            f"{folder}: it is a file, and its partner a folder; give two folders, or two files.",
+            code="E_NODATA",
         )
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if not _is_map(path):
+        if not is_nifti(path):
             continue
         name = stem(path)
         if name in found:
@@ -132,10 +123,6 @@ def _by_name(folder: Path) -> dict[str, Path]:
             code="E_NODATA",
         )
     return found
-
-
-def _is_map(path: Path) -> bool:
-    return is_nifti(path) and not path.name.startswith(".")
 
 
 def _wanted(true: Mapping[str, Path], cases: Sequence[str] | None, truths: Path) -> list[str]:

@@ -76,6 +76,9 @@ def as_json(evaluation: Evaluation, summaries: Sequence[Summary]) -> dict[str, A
         "conventions": {**CONVENTIONS, "nsd": NSD[evaluation.nsd]},
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES, "level": LEVEL},
         "missing_counted_as_empty": list(evaluation.missing),
+        "cases_not_scored": [
+            {"case": case.case, "code": case.code, "fault": case.text} for case in evaluation.unread
+        ],
         "predictions_without_truth": list(evaluation.unscored),
         "target": evaluation.target.to_json(),
         "versions": versions(),

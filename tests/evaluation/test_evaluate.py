@@ -1,11 +1,14 @@
 import math
+import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.evaluation.evaluate import MEAN, Evaluation, evaluate
+from medseg.evaluation.evaluate import MEAN, Evaluation, evaluate, evaluate_pairs
 from medseg.evaluation.interval import bootstrap_intervals
+from medseg.evaluation.pairs import find_pairs
 from medseg.fault import InputFault
 from medseg.io.nifti import write_labels
 from medseg.progress import Progress
@@ -113,15 +116,85 @@ def test_a_prediction_without_truth_is_reported(folders: tuple[Path, Path]) -> N
     assert len(found.cases) == 3
 
 
-def test_all_pairs_on_other_grids_are_named_at_once(folders: tuple[Path, Path]) -> None:
+def test_all_pairs_on_other_grids_are_told_at_once(folders: tuple[Path, Path]) -> None:
     write(folders[0], "a", box(4, 2), Grid.from_spacing(GRID.shape, (1, 1, 2.5)))
     write(folders[0], "b", box(4, 2)[:-1], Grid.from_spacing((11, 10, 8), (1, 1, 2)))
     with pytest.raises(InputFault) as fault:
         evaluate(*folders, LABELS)
     assert fault.value.code == "E_PAIR"
     assert "2 of 3" in str(fault.value)
-    assert "a: corners up to 3.5 mm apart" in str(fault.value)
-    assert "b: 12x10x8 voxels against 11x10x8" in str(fault.value)
+    assert re.search(r"  a: .*corners up to 3.5 mm apart", str(fault.value))
+    assert re.search(r"  b: .*12x10x8 voxels against 11x10x8", str(fault.value))
+
+
+def test_a_case_that_cannot_be_scored_costs_that_case_alone(folders: tuple[Path, Path]) -> None:
+    strange = LabelVolume(box(4, 2) * 3, GRID, LabelTable.from_names({3: "x", 6: "y"}))
+    write_labels(folders[0] / "a.nii.gz", strange)
+    pairs = find_pairs(*folders).pairs
+    found = evaluate_pairs(pairs, LABELS)
+    assert [case.case for case in found.cases] == ["b", "c"]
+    (unread,) = found.unread
+    assert (unread.case, unread.code) == ("a", "E_LABEL")
+    assert found.mean("dice") == pytest.approx((5 / 6 + 0.5) / 2)
+    with pytest.raises(InputFault, match=r"1 of 1 cases cannot be scored") as fault:
+        evaluate_pairs(pairs[:1], LABELS)
+    assert fault.value.code == "E_LABEL"
+
+
+def test_a_copy_that_kept_the_other_form_lies_on_the_same_grid(folders: tuple[Path, Path]) -> None:
+    """A program that prefers the qform writes the same voxels 0.2 mm aside."""
+    moved = np.array(GRID.affine)
+    moved[0, 3] += 0.2
+    both = nib.load(folders[1] / "a.nii.gz")
+    both.set_sform(moved, 2)
+    nib.save(both, folders[1] / "a.nii.gz")
+    found = evaluate(*folders, LABELS, cases=["a"])
+    assert found.cases[0].scores["back"].dice == 1.0
+    write(folders[0], "a", box(4, 2), Grid(GRID.shape, moved + np.eye(4, k=3) * 0.2))
+    with pytest.raises(InputFault, match=r"corners up to 0.2 mm apart"):
+        evaluate(*folders, LABELS, cases=["a"])
+
+
+def test_forms_that_disagree_are_scored_by_the_one_that_was_chosen(
+    folders: tuple[Path, Path],
+) -> None:
+    moved = np.array(GRID.affine)
+    moved[0, 3] += 3
+    both = nib.load(folders[1] / "a.nii.gz")
+    both.set_sform(moved, 2)
+    nib.save(both, folders[1] / "a.nii.gz")
+    pairs = find_pairs(*folders, cases=["a"]).pairs
+    with pytest.raises(InputFault) as fault:
+        evaluate_pairs(pairs, LABELS)
+    assert fault.value.code == "E_QSFORM"
+    assert evaluate_pairs(pairs, LABELS, form="qform").mean("dice") == 1.0
+
+
+def test_what_was_asked_for_is_never_passed_over(folders: tuple[Path, Path]) -> None:
+    predictions, truths = folders
+    files = (predictions / "a.nii.gz", truths / "a.nii.gz")
+    for images in (predictions / "none.nii.gz", truths / "nowhere"):
+        with pytest.raises(InputFault, match=images.name) as fault:
+            find_pairs(*files, images=images)
+        assert fault.value.code == "E_NODATA"
+    assert find_pairs(*files, images=truths).pairs[0].image == truths / "a.nii.gz"
+    for paths in (files, folders):
+        with pytest.raises(InputFault, match="no truth for b9"):
+            find_pairs(*paths, cases=["b9"])
+    images = truths.parent / "images"
+    write(images, "other", box(1, 1))
+    with pytest.raises(InputFault, match=r"none of its images .* \(a, b, c\)") as fault:
+        find_pairs(*folders, images=images)
+    assert fault.value.code == "E_MISSING"
+
+
+def test_a_file_and_a_folder_are_no_pair(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, truths = folders
+    for pair in ((predictions / "a.nii.gz", truths), (predictions, truths / "a.nii.gz")):
+        with pytest.raises(InputFault, match=r"a\.nii\.gz: it is a file, and its partner a folder"):
+            find_pairs(*pair)
+    with pytest.raises(InputFault, match=r"none\.nii\.gz: there is no such file or folder"):
+        find_pairs(predictions / "a.nii.gz", tmp_path / "none.nii.gz")
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medseg.evaluation.evaluate import Evaluation, evaluate
+from medseg.evaluation.evaluate import Evaluation, Unread, evaluate
 from medseg.evaluation.report import write_report
 from medseg.evaluation.slices import planes_of
-from medseg.fault import InputFault
 from medseg.io.nifti import write_labels, write_volume
 from medseg.volume import Grid, LabelTable, LabelVolume, Target, Volume
 
@@ -186,12 +185,25 @@ def test_outlines_lie_on_the_edges_of_voxels() -> None:
     assert math.isclose(sum(numbers) / len(numbers), 10)
 
 
-def test_an_image_on_another_grid_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_shown_costs_its_picture_the_image_alone(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
     other = Grid(GRID.shape, LSA + np.eye(4, k=3) * 7)
     array = np.zeros((1, *GRID.shape), dtype=np.float32)
     array[0, 0, 0, 0] = 1
     write_volume(tmp_path / "images" / "worse_0000.nii.gz", Volume(array, other, ("MR",)))
-    with pytest.raises(InputFault, match=r"worse_0000.*another grid") as fault:
-        write_report(evaluation, tmp_path / "out")
-    assert fault.value.code == "E_PAIR"
-    assert not (tmp_path / "out").exists()
+    (tmp_path / "images" / "good_0000.nii.gz").write_bytes(b"")
+    report = write_report(evaluation, tmp_path / "out")
+    assert report.without_image == ("worse", "good")
+    text = report.page.read_text()
+    assert Page(text).count["image"] == 3
+    assert re.search(r"without its image: .*worse_0000.nii.gz: it lies on another grid", text)
+    assert re.search(r"without its image: .*good_0000.nii.gz: ", text)
+
+
+def test_cases_that_were_not_scored_are_told(evaluation: Evaluation, tmp_path: Path) -> None:
+    unread = (Unread("cut <1>", "E_TRUNC", "it was cut short."),)
+    report = write_report(replace(evaluation, unread=unread), tmp_path / "out")
+    assert "1 case not scored, and in no mean:<br>cut &lt;1&gt;: it was" in report.page.read_text()
+    told = json.loads(report.json.read_text())["cases_not_scored"]
+    assert told == [{"case": "cut <1>", "code": "E_TRUNC", "fault": "it was cut short."}]
