@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.data.card import choose_target
 from medseg.data.cases import Listing
 from medseg.data.fingerprint import fingerprint
 from medseg.data.plan import Plan, plan
@@ -64,14 +63,14 @@ def settle_from_card(recipe: Recipe) -> Planned:
             "a plan with all values.",
             code="E_NODATA",
         )
-    regions = card.regions if recipe.wants_regions else None
-    target = choose_target(card.labels, regions, place=card.name)
-    return _settled(recipe, card.channels, target, None)
+    return _settled(recipe, card.channels, card.target(regions=recipe.wants_regions), None)
 
 
 def _settled(
     recipe: Recipe, channels: tuple[str, ...], target: Target, planned: Plan | None
 ) -> Planned:
+    if 0 in recipe.predict.mirror_axes:
+        target.mirrored_channels()  # refuses regions that none takes the place of in a mirror
     section = recipe.plan
     spacing = _said(section.spacing_mm, planned and planned.spacing_mm)
     patch = _said(section.patch_size, planned and planned.patch_size)

@@ -138,8 +138,9 @@ class Card(_Section):
     """A data set: names, layout, channels, labels and where it comes from.
 
     `channels` and `labels` may be None with the layouts whose dataset.json tells them; stated
-    nevertheless, they are checked against it. `patient` is a regular expression over case names
-    whose first group is the patient; without it each case is a patient of its own.
+    nevertheless, they are checked against it. `mirrored` are the pairs of label values that
+    change places in a mirror, where names do not tell them. `patient` is a regular expression over
+    case names whose first group is the patient; without it each case is a patient of its own.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Card(_Section):
     channels: tuple[str, ...] | None = None
     labels: Table = None
     regions: tuple[Region, ...] = ()
+    mirrored: tuple[tuple[int, int], ...] | None = None
     files: Files | None = None
     dicom: dict[str, SeriesRule | tuple[SeriesRule, ...]] = {}
     patient: Regex | None = None
@@ -170,7 +172,7 @@ class Card(_Section):
         if self.patient is not None and re.compile(self.patient).groups < 1:
             raise ValueError(f"patient: {self.patient!r} has no group (...) that is the patient")
         if self.labels is not None:
-            Target(self.labels, self.regions)
+            Target(self.with_mirrored(self.labels), self.regions)
         elif self.regions:
             raise ValueError("regions: they need labels")
         return self
@@ -187,10 +189,17 @@ class Card(_Section):
             for name, group in rules.items()
         }
 
+    def with_mirrored(self, labels: LabelTable) -> LabelTable:
+        """The labels with the pairs that the card states."""
+        if self.mirrored is None:
+            return labels
+        return LabelTable(labels.labels, mirrored=self.mirrored)
+
     def target(self, *, regions: bool) -> Target:
         """What a network is asked for; the labels must be stated on the card."""
         assert self.labels is not None, "open the listing: its dataset.json tells the labels"
-        return choose_target(self.labels, self.regions if regions else None, place=self.name)
+        labels = self.with_mirrored(self.labels)
+        return choose_target(labels, self.regions if regions else None, place=self.name)
 
 
 KEYS = {

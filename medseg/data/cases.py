@@ -66,7 +66,8 @@ def open_listing(card: Card, root: str | Path, *, labeled: bool = True) -> Listi
             found.faults, summary=f"{root}: the data set is not complete:", code="E_CASES"
         )
     cases = tuple(_case(card, case) for case in found.cases)
-    return Listing(card, root, found.channels, found.labels, found.regions, cases)
+    labels = card.with_mirrored(found.labels)
+    return Listing(card, root, found.channels, labels, found.regions, cases)
 
 
 def place_case(card: Card, root: str | Path, case: str, *, channels: int) -> FoundCase:

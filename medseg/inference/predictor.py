@@ -201,7 +201,7 @@ class Predictor:
             [self._as_asked(model) for model in self.models],
             Mirroring(
                 self.settings.mirror_axes,
-                self.task.target.mirrored_channels() if self.settings.swap_sides else (),
+                self.task.target.mirrored_channels() if self.settings.mirrors_sides else (),
             ),
             out_channels=self.task.out_channels,
             input_shape=self._window_shape,

@@ -24,6 +24,7 @@ CODE_COLUMNS = tuple(
 )
 COLUMNS = ("LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", *CODE_COLUMNS)
 SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+HEART = re.compile(r"heart|cardiac|(?<![a-z])atri(um|al)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ class Label:
 
 
 class LabelTable:
-    """The labels of a task, background (0) left out, in rising order of value."""
+    """The labels of a task, background (0) left out, in rising order of value.
 
-    def __init__(self, labels: Iterable[Label]) -> None:
+    `mirrored` are pairs (left value, right value) that change places in a mirror; None: those
+    that the names tell.
+    """
+
+    def __init__(
+        self, labels: Iterable[Label], *, mirrored: Iterable[tuple[int, int]] | None = None
+    ) -> None:
         self.labels = tuple(sorted(labels, key=lambda label: label.value))
+        self.mirrored = None if mirrored is None else tuple(mirrored)
         _refuse_labels(self.labels)
+        _refuse_mirrored(self.mirrored or (), [label.value for label in self.labels])
         self._by_value = {label.value: label for label in self.labels}
 
     @classmethod
@@ -107,12 +116,18 @@ class LabelTable:
     __hash__ = None  # type: ignore[assignment]  # codes are mappings
 
     def mirror_pairs(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (left value, right value) of names that differ in left and right alone."""
+        """Pairs (left value, right value) that change places in a mirror.
+
+        Unless the table says otherwise they are those whose names differ in left and right alone.
+        A heart's chambers are not: the left one is no mirror image of the right one.
+        """
+        if self.mirrored is not None:
+            return self.mirrored
         by_name = {label.name.lower(): label.value for label in self.labels}
         pairs = []
         for name, value in by_name.items():
             side = SIDE.search(name)
-            if side and side.group(1) == "left":
+            if side and side.group(1) == "left" and not HEART.search(name):
                 other = by_name.get(SIDE.sub("right", name))
                 if other is not None:
                     pairs.append((value, other))
@@ -181,6 +196,17 @@ def _refuse_labels(labels: tuple[Label, ...]) -> None:
         faults.append("it holds no label beside background.")
     if faults:
         raise all_at_once(faults, summary="The label table cannot be used:", code="E_TABLE")
+
+
+def _refuse_mirrored(pairs: Iterable[tuple[int, int]], known: list[int]) -> None:
+    values = [value for pair in pairs for value in pair]
+    wrong = sorted({value for value in values if value not in known} | _repeated(values))
+    if wrong:
+        raise InputFault(
+            f"mirrored: {', '.join(map(str, wrong))} is no label, or stands twice; each pair is of "
+            "two labels, and a label is in one pair at most.",
+            code="E_TABLE",
+        )
 
 
 def _repeated(keys: list) -> set:

@@ -65,7 +65,11 @@ class Target:
         return tuple(r.name for r in self.regions) if self.regions else self.labels.names
 
     def mirrored_channels(self) -> tuple[int, ...]:
-        """For each output channel the one that takes its place when left and right are swapped."""
+        """For each output channel the one that takes its place when left and right are swapped.
+
+        Raises:
+            InputFault: a region is none in the mirror, so nothing could take its place (E_MIRROR).
+        """
         other = dict(self.labels.mirror_pairs())
         other.update({right: left for left, right in other.items()})
         if not self.regions:
@@ -73,10 +77,15 @@ class Target:
             return tuple(values.index(other.get(value, value)) for value in values)
         members = [frozenset(region.members) for region in self.regions]
         swapped = [frozenset(other.get(value, value) for value in group) for group in members]
-        return tuple(
-            members.index(group) if group in members else place
-            for place, group in enumerate(swapped)
-        )
+        for region, group in zip(self.regions, swapped, strict=True):
+            if group not in members:
+                raise InputFault(
+                    f"region {region.name} (labels {sorted(region.members)}) is labels "
+                    f"{sorted(group)} in a mirror, and they are no region; add that region, or "
+                    "leave axis 0 out of the mirrored axes (predict.mirror_axes).",
+                    code="E_MIRROR",
+                )
+        return tuple(members.index(group) for group in swapped)
 
     def encode(self, labels: np.ndarray) -> np.ndarray:
         """What a loss wants of a label map (i, j, k).
@@ -101,6 +110,7 @@ class Target:
 
     def to_json(self) -> dict[str, Any]:
         """The target as plain JSON values."""
+        mirrored = self.labels.mirrored
         return {
             "labels": [
                 {
@@ -114,14 +124,19 @@ class Target:
             "regions": [
                 {"name": r.name, "members": list(r.members), "value": r.value} for r in self.regions
             ],
+            **({} if mirrored is None else {"mirrored": [list(pair) for pair in mirrored]}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Target":
         """The target that `to_json` wrote."""
+        stated = data.get("mirrored")
         labels = LabelTable(
-            Label(item["value"], item["name"], tuple(item["color"]), item["codes"])
-            for item in data["labels"]
+            (
+                Label(item["value"], item["name"], tuple(item["color"]), item["codes"])
+                for item in data["labels"]
+            ),
+            mirrored=None if stated is None else [(left, right) for left, right in stated],
         )
         regions = tuple(
             Region(item["name"], tuple(item["members"]), item["value"]) for item in data["regions"]

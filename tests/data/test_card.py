@@ -9,6 +9,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from medseg.data.card import Card, load_card, shipped_cards
+from medseg.data.loader import left_right_swap
 from medseg.fault import InputFault
 from medseg.shipped import shipped_folder
 from medseg.volume import LabelTable
@@ -238,3 +239,9 @@ def test_a_card_survives_the_way_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(card))  # noqa: S301
     assert isinstance(again, Card)
     assert again.labels == card.labels
+
+
+def test_the_ventricles_of_acdc_never_change_places() -> None:
+    target = load_card("acdc").target(regions=False)
+    assert target.mirrored_channels() == (0, 1, 2, 3)
+    assert left_right_swap(target) is None

@@ -121,6 +121,28 @@ def test_all_faults_of_a_table_are_told_at_once():
     assert all(words in str(fault.value) for words in ("1 to 65535", "no name", "0..255"))
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "are"),
+    [
+        ("heart_ventricle_left", "heart_ventricle_right", False),
+        ("left atrium", "right atrium", False),
+        ("Left-Lateral-Ventricle", "Right-Lateral-Ventricle", True),
+        ("kidney_left", "kidney_right", True),
+    ],
+)
+def test_the_chambers_of_a_heart_are_no_mirror_images(left, right, are):
+    table = LabelTable.from_names({1: left, 2: right})
+    assert table.mirror_pairs() == (((1, 2),) if are else ())
+
+
+@pytest.mark.parametrize("pairs", [[(1, 3)], [(1, 2), (2, 1)], [(1, 1)]])
+def test_stated_pairs_are_of_labels_that_stand_once(pairs):
+    labels = LabelTable.from_names({1: "a", 2: "b"}).labels
+    with pytest.raises(InputFault, match="mirrored: ") as fault:
+        LabelTable(labels, mirrored=pairs)
+    assert fault.value.code == "E_TABLE"
+
+
 def test_the_background_of_a_color_table_is_passed_over():
     header = "LabelValue,Name,Color_R,Color_G,Color_B\n"
     text = f"{header}0,Background,0,0,0\n1,liver,1,2,3\n"

@@ -83,14 +83,27 @@ def test_left_and_right_channels_take_each_others_place():
         (Region("left", (1, 3), 1), Region("all", (1, 2, 3, 4), 3), Region("right", (2, 4), 2)),
     )
     assert sides.mirrored_channels() == (2, 1, 0)
-    alone = Target(table, (Region("left", (1,), 1),))
-    assert alone.mirrored_channels() == (0,)
 
 
 @pytest.mark.parametrize("target", [Target(BRATS), SIDES, REGION_TARGET])
 def test_mirroring_twice_is_identity(target):
     once = target.mirrored_channels()
     assert [once[place] for place in once] == list(range(target.output_channels))
+
+
+def test_a_region_that_is_none_in_the_mirror_is_refused():
+    labels = LabelTable.from_names({1: "left lesion", 2: "right lesion"})
+    target = Target(labels, (Region("any", (1, 2), 1), Region("right", (2,), 2)))
+    with pytest.raises(InputFault, match=r"region right \(labels \[2\]\) is labels \[1\]") as fault:
+        target.mirrored_channels()
+    assert fault.value.code == "E_MIRROR"
+
+
+def test_pairs_that_are_stated_survive_json():
+    names = {1: "left ventricle", 2: "right ventricle", 3: "left lung", 4: "right lung"}
+    labels = LabelTable(LabelTable.from_names(names).labels, mirrored=[(3, 4)])
+    target = Target.from_json(json.loads(json.dumps(Target(labels).to_json())))
+    assert target.mirrored_channels() == (0, 1, 2, 4, 3)
 
 
 @pytest.mark.parametrize("region", [Region("x", (1, 9), 1), Region("x", (1,), 9)])
