@@ -21,6 +21,7 @@ from medseg.io.nifti import read_labels, read_volume
 from medseg.progress import Listener, silent
 from medseg.recipe.demo import demo_recipe
 from medseg.recipe.recipe import Recipe
+from medseg.training import checkpoints
 from medseg.training.picture import write_picture
 from medseg.volume import Task
 
@@ -74,7 +75,7 @@ def run_demo(recipe: Recipe, *, output: Path, listener: Listener = silent) -> De
     )
     small = demo_recipe(recipe, root=str(root))
     place = run_folder(output, small)
-    began = (place / "checkpoints").is_dir()
+    began = checkpoints.exist(place / "checkpoints")
     run = train_run(small, folder=place, resume=began, listener=listener)
     listing = open_listing(card, unseen)
     trained = load_bundle(run.bundle, trust_code=True).predictor(device="cpu")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from medseg.bundle.bundle import save_bundle
 from medseg.bundle.held_out import RECIPE, SPLIT
 from medseg.bundle.planned import Planned, settle
-from medseg.data.cache import Prepared, prepare
+from medseg.data.cache import Prepared, cache_folder, prepare
 from medseg.data.cases import Listing, open_listing
 from medseg.data.loader import SegmentationData
 from medseg.data.splits import Split, load_split
@@ -24,9 +25,10 @@ from medseg.io.atomic import write_json, write_text
 from medseg.io.claim import alone_in
 from medseg.progress import Listener, silent
 from medseg.recipe.recipe import Recipe
-from medseg.training.checkpoints import load_checkpoint
+from medseg.training import checkpoints
 from medseg.training.fit import FitResult, fit
 from medseg.training.module import SegmentationModule
+from medseg.training.trainer import refuse_absent_gpus
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ def run_folder(output: Path, recipe: Recipe) -> Path:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes; Lightning starts the other ranks from it."""
+    """Whether this process is the one that writes; Lightning or Slurm starts the other ranks."""
+    if SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False).global_rank() == 0
     environment = LightningEnvironment()
     return environment.node_rank() == 0 and environment.local_rank() == 0
 
@@ -69,26 +73,29 @@ def train_run(
 
 
 def _train_run(recipe: Recipe, *, folder: Path, resume: bool, listener: Listener) -> Run:
+    refuse_absent_gpus(recipe.trainer.accelerator, recipe.trainer.devices)
     listing = open_listing(recipe.card, recipe.data.root)
     split = _split(recipe, listing, folder, resume=resume)
     cache = Path(recipe.data.cache) if recipe.data.cache else folder.parent / "cache"
     planned = settle(recipe, listing, cache=cache, listener=listener)
+    torch.manual_seed(recipe.trainer.seed)
+    model = recipe.build_network(planned.task)
+    if not checkpoints.exist(folder / "checkpoints"):
+        recipe.model.load_pretrained(model)
     prepared = prepare(
         listing,
         planned.preprocessing,
-        cache / planned.preprocessing.digest()[:12],
+        cache_folder(cache, listing, planned.preprocessing),
         workers=recipe.trainer.workers,
         listener=listener,
     )
     if not resume:
         _keep(folder, recipe, split, planned)
-    torch.manual_seed(recipe.trainer.seed)
-    model = recipe.build_network(planned.task)
-    if not resume:
-        recipe.model.load_pretrained(model)
     result = _fit(recipe, model, prepared, split, planned, folder, listener, resume=resume)
-    model.load_state_dict(load_checkpoint(result.best_checkpoint)["model"])
+    model.load_state_dict(checkpoints.load_checkpoint(result.best_checkpoint)["model"])
     if is_first_rank():
+        # What a resumed run may change (devices, paths, times) is kept as it was at the end.
+        write_text(folder / RECIPE, recipe.to_yaml())
         _save(recipe, model, planned, folder, result)
     return Run(
         folder=folder,
@@ -166,6 +173,9 @@ def _identity(recipe: Recipe, planned: Planned, split: Split) -> dict[str, str]:
         "preprocessing": planned.preprocessing.digest(),
         "patch and batch": f"{planned.task.patch_size} {planned.batch_size}",
         "seed": str(trainer.seed),
+        "gradient_clip": str(trainer.gradient_clip),
+        "average": str(trainer.average),
+        "foreground_share": str(trainer.foreground_share),
         "ranks": str(trainer.devices),
         "steps": f"{trainer.epochs} x {trainer.steps_per_epoch}",
         "split": f"{len(split.train)} + {len(split.validation)} cases, {split.origin}",
@@ -173,14 +183,13 @@ def _identity(recipe: Recipe, planned: Planned, split: Split) -> dict[str, str]:
 
 
 def _refuse_folder(folder: Path, *, resume: bool) -> None:
-    began = (folder / "checkpoints").is_dir()
-    if began and not resume:
+    if not resume and checkpoints.exist(folder / "checkpoints"):
         raise InputFault(
             f"{folder}: a run is there already; continue it with --resume, or choose another "
             "--output, name or fold.",
             code="E_RUN",
         )
-    if resume and not began:
+    if resume and not (folder / "checkpoints").is_dir():
         raise InputFault(
             f"{folder}: there is no run to resume; start it without --resume.", code="E_RUN"
         )

@@ -107,13 +107,30 @@ def prepare(
     return Prepared(folder, dict(sorted(entries.items())))
 
 
+def cache_folder(cache: Path, listing: Listing, preprocessing: Preprocessing) -> Path:
+    """Where in `cache` the prepared cases of a data set lie, apart from those of any other.
+
+    The names of cases are the same in many data sets, and a training reads its cases for hours.
+    """
+    root = str(listing.root.resolve())
+    return cache / key_of([_key(listing, preprocessing), root])[:12]
+
+
 def _jobs(listing: Listing, preprocessing: Preprocessing, folder: Path) -> list[Job]:
     members = all_members(listing.labels, listing.regions)
-    key = key_of([FORMAT, preprocessing.digest(), listing.channels, listing.labels.values, members])
+    key = _key(listing, preprocessing)
     return [
         Job(case, listing.channels, listing.labels, members, preprocessing, folder, key)
         for case in listing.cases
     ]
+
+
+def _key(listing: Listing, preprocessing: Preprocessing) -> str:
+    """What stands for all that a prepared case depends on beside its files."""
+    members = all_members(listing.labels, listing.regions)
+    return key_of(
+        [FORMAT, preprocessing.digest(), listing.channels, listing.labels.values, members]
+    )
 
 
 def _prepare_all(jobs: list[Job], workers: int, listener: Listener) -> dict[str, Entry]:

@@ -20,6 +20,7 @@ from medseg.models.cost import cost
 from medseg.progress import Listener, Progress
 from medseg.recipe import Recipe
 from medseg.recipe.loader import settings_of
+from medseg.training import checkpoints
 from medseg.volume import Task
 
 MEASURED = "measured.json"
@@ -120,7 +121,7 @@ def _train(connection: Connection, settings: dict[str, Any], folder: Path, threa
     pace = _Pace(connection)
     with _last_word(connection):
         run = train_run(
-            recipe, folder=folder, resume=(folder / "checkpoints").is_dir(), listener=pace
+            recipe, folder=folder, resume=checkpoints.exist(folder / "checkpoints"), listener=pace
         )
         reached = _peak_bytes()
         write_json(

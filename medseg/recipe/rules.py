@@ -170,11 +170,11 @@ def _mirrors(augment: AugmentSection, predict: PredictSection) -> Found:
 
 
 def _devices(trainer: TrainerSection) -> Found:
-    if trainer.strategy == "fsdp" and trainer.accelerator == "cpu":
+    if trainer.strategy == "fsdp":
         yield Contradiction(
             ("trainer", "strategy"),
-            "fsdp shares a network out between GPUs, and accelerator is cpu; write ddp",
-            because=(("trainer", "accelerator"),),
+            "fsdp is not supported: checkpoints and gradient clipping are of whole networks; "
+            "write ddp",
         )
 
 

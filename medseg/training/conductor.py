@@ -118,6 +118,8 @@ class Conductor(Callback):
             is_best = self._end_epoch(trainer, module, is_over=is_over)
         if is_over or is_best or rhythm.saves(state.step):
             self._save(trainer, module, is_best=is_best)
+        if is_over or rhythm.draws(state.step):
+            self._draw(trainer, module)
         self._tell(trainer, loss)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -171,11 +173,13 @@ class Conductor(Callback):
             row |= {"dice": state.score, "dice ema": state.ema, "seconds": state.seconds}
         if self._log is not None:
             self._log.add(row)
-        if is_scored and trainer.is_global_zero and (is_over or rhythm.draws(state.step)):
-            picture = self._folder / "pictures" / f"step_{state.step:06d}.png"
-            with self._averaged(module):
-                self._examiner.draw(trainer, module, picture, state.step)
         return is_best
+
+    def _draw(self, trainer: pl.Trainer, module: SegmentationModule) -> None:
+        if self._examiner.has_cases(trainer) and trainer.is_global_zero:
+            picture = self._folder / "pictures" / f"step_{self.state.step:06d}.png"
+            with self._averaged(module):
+                self._examiner.draw(trainer, module, picture, self.state.step)
 
     def _validate(self, trainer: pl.Trainer, module: SegmentationModule) -> Tensor:
         """Mean Dice of each foreground name; how long it took is kept for the end of the run."""

@@ -51,7 +51,8 @@ def write_picture(
 def _outline(plane: Axes, labels: np.ndarray, target: Target) -> None:
     for label in target.labels.labels:
         mask = labels == label.value
-        if mask.any() and not mask.all():
+        # A contour needs two voxels along each side.
+        if mask.any() and not mask.all() and min(mask.shape) > 1:
             plane.contour(mask, levels=[0.5], colors=[_color(label)], linewidths=1.2)
 
 

@@ -9,12 +9,26 @@ from typing import Literal
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from medseg.fault import InputFault
 from medseg.nn.memory import reused_memory
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+
+
+def refuse_absent_gpus(accelerator: str, devices: int) -> None:
+    """Raise InputFault (E_DEVICE) where GPUs are asked for that torch does not see."""
+    if accelerator != "gpu":
+        return
+    count = max(CUDAAccelerator.auto_device_count(), int(MPSAccelerator.is_available()))
+    if count < devices:
+        raise InputFault(
+            f"trainer.accelerator=gpu with {devices} devices, and torch sees {count} GPUs here; "
+            "write trainer.accelerator=auto or cpu, or install the torch of the GPU's driver.",
+            code="E_DEVICE",
+        )
 
 
 def run_trainer(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medseg.data import pairs
-from medseg.data.cache import Prepared, prepare
+from medseg.data.cache import Prepared, cache_folder, prepare
 from medseg.data.card import load_card
 from medseg.data.cases import Listing, open_listing
 from medseg.data.foreground import MOST_PLACES, sample_places
@@ -343,3 +343,14 @@ def test_real_hippocampus_cases_are_prepared(shared_data: Path, tmp_path: Path) 
         assert all(count > 100 for count in prepared.voxels(case, target).values())
         restored = prepared.record(case).restore_labels(np.array(prepared.labels(case)))
         assert restored.shape == prepared.record(case).source_grid.shape
+
+
+def test_two_data_sets_of_equal_case_names_share_no_folder(
+    root: Path, make_msd: Write, tmp_path: Path
+) -> None:
+    other = make_msd(tmp_path / "other", cases=5)
+    one, two, again = (
+        cache_folder(tmp_path, open_listing(load_card("hippocampus"), place), PLAIN)
+        for place in (root, other, root)
+    )
+    assert one == again != two

@@ -202,6 +202,8 @@ def kill(folder: Path, workers: int, moments: list[str]) -> None:
             assert int(moment) - 4 <= kept[-1] <= int(moment), (moment, kept)
     result, model = train(folder, resume=True, workers=workers)
     assert result.steps == STEPS
+    # The last kill may have come after the last checkpoint, and nothing was left to train.
+    model.load_state_dict(checkpoints.load_last(folder / "checkpoints")["model"])
     say("KEPT", kept)
     say("WEIGHTS", digest(model))
 

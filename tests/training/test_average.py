@@ -32,6 +32,19 @@ def test_a_network_has_the_average_only_for_a_while() -> None:
     assert torch.equal(model.weight, before["weight"])
 
 
+def test_the_average_of_bfloat16_weights_does_not_stand_still() -> None:
+    average = WeightAverage({"w": torch.zeros(1, dtype=torch.bfloat16)}, decay=0.999)
+    for step in range(10**6, 10**6 + 6000):
+        average.add({"w": torch.ones(1, dtype=torch.bfloat16)}, step=step)
+    assert average.state()["w"].item() == pytest.approx(1 - 0.999**6000, abs=1e-3)
+
+
+def test_the_average_of_a_checkpoint_goes_to_the_weights_device() -> None:
+    average = WeightAverage({"w": torch.zeros(1)}, decay=DECAY)
+    average.add({"w": torch.zeros(1, device="meta")}, step=1)
+    assert average.state()["w"].device.type == "meta"
+
+
 class Stopped(Exception):
     """Stands for a crash."""
 

@@ -45,6 +45,15 @@ def test_each_row_has_the_outlines_of_its_own_labels(
     assert named == ["front", "back"]
 
 
+def test_a_case_of_one_slice_is_drawn(tmp_path: Path) -> None:
+    truth = np.zeros((12, 16, 1), np.uint8)
+    truth[3:9, 3:12] = 1
+    image = np.random.default_rng(0).normal(size=(1, 12, 16, 1)).astype(np.float32)
+    path = tmp_path / "picture.png"
+    write_picture(path, image=image, truth=truth, prediction=truth, target=TARGET, title="case")
+    assert _has(imread(path)[..., :3], RED)
+
+
 def test_a_case_without_any_label_is_drawn(tmp_path: Path) -> None:
     empty = np.zeros((5, 6, 7), np.uint8)
     path = tmp_path / "picture.png"
