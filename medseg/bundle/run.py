@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from medseg.bundle.bundle import save_bundle
@@ -28,7 +26,7 @@ from medseg.recipe.recipe import Recipe
 from medseg.training import checkpoints
 from medseg.training.fit import FitResult, fit
 from medseg.training.module import SegmentationModule
-from medseg.training.trainer import refuse_absent_gpus
+from medseg.training.trainer import is_first_rank, refuse_absent_gpus
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,6 @@ class Run:
 def run_folder(output: Path, recipe: Recipe) -> Path:
     """Where the run of `recipe` lies under `output`."""
     return output / recipe.name / f"fold_{recipe.data.fold}"
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the one that writes; Lightning or Slurm starts the other ranks."""
-    if SLURMEnvironment.detect():
-        return SLURMEnvironment(auto_requeue=False).global_rank() == 0
-    environment = LightningEnvironment()
-    return environment.node_rank() == 0 and environment.local_rank() == 0
 
 
 def train_run(

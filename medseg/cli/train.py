@@ -45,7 +45,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     if args.demo:
         return _run_demo(recipe, args, terminal)
-    from medseg.bundle.run import is_first_rank, run_folder, train_run
+    from medseg.bundle.run import run_folder, train_run
+    from medseg.training.trainer import is_first_rank
 
     if not is_first_rank():
         terminal = Terminal(quiet=True)

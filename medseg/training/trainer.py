@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -16,6 +17,15 @@ from medseg.fault import InputFault
 from medseg.nn.memory import reused_memory
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes; Lightning or Slurm starts the other ranks."""
+    slurm = _slurm()
+    if slurm is not None:
+        return slurm.global_rank() == 0
+    environment = LightningEnvironment()
+    return environment.node_rank() == 0 and environment.local_rank() == 0
 
 
 def refuse_absent_gpus(accelerator: str, devices: int) -> None:
@@ -54,7 +64,7 @@ def run_trainer(
             devices=devices,
             strategy=strategy,
             precision=precision,
-            plugins=_own_requeue(),
+            plugins=_slurm(),
             max_epochs=1,
             callbacks=[conductor],
             logger=False,
@@ -81,8 +91,8 @@ def run_trainer(
             raise
 
 
-def _own_requeue() -> SLURMEnvironment | None:
-    """Under Slurm, keep Lightning from writing and reading checkpoints of its own at a requeue."""
+def _slurm() -> SLURMEnvironment | None:
+    """Slurm's ranks, where it runs us; Lightning writes no checkpoints of its own at a requeue."""
     return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
 
 

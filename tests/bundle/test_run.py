@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from medseg.bundle import run
 from medseg.cli import main
@@ -12,6 +11,8 @@ from medseg.data.phantom.dataset import make_phantom
 from medseg.fault import InputFault
 from medseg.recipe import load_recipe
 from medseg.recipe.networks.network import NetworkSection
+from medseg.training import trainer
+from medseg.training.trainer import is_first_rank
 
 
 class Reached(Exception):
@@ -31,7 +32,7 @@ def test_slurm_says_which_of_its_tasks_writes(
         "SLURM_NODEID": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    assert run.is_first_rank() == first
+    assert is_first_rank() == first
 
 
 def test_a_run_that_kept_no_step_begins_with_the_pretrained_weights(
@@ -59,8 +60,11 @@ def test_a_run_that_kept_no_step_begins_with_the_pretrained_weights(
     assert loaded == [1, 1]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpus_that_are_not_there_are_told_before_any_work(tmp_path: Path) -> None:
+def test_gpus_that_are_not_there_are_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer.CUDAAccelerator, "auto_device_count", lambda: 0)
+    monkeypatch.setattr(trainer.MPSAccelerator, "is_available", lambda: False)
     recipe = load_recipe("hippocampus_resenc", ["trainer.accelerator=gpu", "data.root=nowhere"])
     with pytest.raises(InputFault, match="torch sees 0 GPUs here") as fault:
         run.train_run(recipe, folder=tmp_path / "run")
