@@ -82,14 +82,14 @@ class Header:
         """What keeps the grids of two files apart, as part of a sentence; None where they agree.
 
         Forms of a file may differ by what `place_of` allows, and a program that copies it keeps
-        the one that it prefers. So the files agree where any form of each does.
+        the one that it prefers. So the files agree as well where the place of one is the other
+        form of the other one.
         """
         difference = self.grid.difference(other.grid)
-        if difference is None:
+        crossed = ((self.grid, other.other), (self.other, other.grid))
+        if any(a and b and a.difference(b) is None for a, b in crossed):
             return None
-        pairs = ((a, b) for a in (self.grid, self.other) for b in (other.grid, other.other))
-        agree = any(a and b and a.difference(b) is None for a, b in pairs)
-        return None if agree else difference
+        return difference
 
 
 def header_of(stream: Stream, *, form: Form | None = None) -> Header:

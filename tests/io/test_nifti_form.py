@@ -1,5 +1,6 @@
 """Where the two forms of a NIfTI file disagree, the user decides which is right."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,21 @@ def test_channels_are_compared_by_the_form_that_was_chosen(tmp_path):
     with pytest.raises(InputFault) as fault:
         read_volume([first, second], ["a", "b"], form="sform")
     assert fault.value.code == "E_PAIR"
+
+
+def test_files_agree_where_the_place_of_one_is_the_other_form_of_the_other(tmp_path):
+    def header(sform_mm: float, qform_mm: float):
+        moved = replace(PLACE, origin_ras_mm=tuple(np.add(PLACE.origin_ras_mm, sform_mm)))
+        qform = replace(PLACE, origin_ras_mm=tuple(np.add(PLACE.origin_ras_mm, qform_mm)))
+        path = tmp_path / "a.nii"
+        path.write_bytes(packed_nifti(IMAGE, qform, srow=rows(moved.affine)))
+        return read_header(path)
+
+    both = header(0.2, 0.0)
+    assert both.apart(header(0.0, 0.0)) is None
+    assert header(0.0, 0.0).apart(both) is None
+    # Each was moved from where the scanner put both: equal qforms do not make them lie together.
+    assert both.apart(header(0.1, 0.0)) == "corners up to 0.1 mm apart"
 
 
 def test_a_file_that_is_changed_between_its_header_and_its_voxels_is_refused(tmp_path, monkeypatch):
