@@ -37,7 +37,8 @@ def settle(recipe: Recipe, listing: Listing, *, cache: Path, listener: Listener)
     """Every value of the recipe's plan; the data set is looked at only where one is missing.
 
     Raises:
-        InputFault: the planned patch does not fit the network and no patch near it does.
+        InputFault: the planned patch does not fit the network and no patch near it does, or a
+            region is none in the mirror in which it is to be predicted (E_MIRROR).
     """
     section = recipe.plan
     target = listing.target(regions=recipe.wants_regions)
@@ -70,7 +71,8 @@ def _settled(
     recipe: Recipe, channels: tuple[str, ...], target: Target, planned: Plan | None
 ) -> Planned:
     if 0 in recipe.predict.mirror_axes:
-        target.mirrored_channels()  # refuses regions that none takes the place of in a mirror
+        # For its refusal, before the training: a dataset.json is not read when a recipe is checked.
+        target.mirrored_channels()
     section = recipe.plan
     spacing = _said(section.spacing_mm, planned and planned.spacing_mm)
     patch = _said(section.patch_size, planned and planned.patch_size)

@@ -193,7 +193,10 @@ class Card(_Section):
         """The labels with the pairs that the card states."""
         if self.mirrored is None:
             return labels
-        return LabelTable(labels.labels, mirrored=self.mirrored)
+        try:
+            return LabelTable(labels.labels, mirrored=self.mirrored)
+        except InputFault as fault:
+            raise InputFault(f"data set card {self.name}: {fault}", code=fault.code) from fault
 
     def target(self, *, regions: bool) -> Target:
         """What a network is asked for; the labels must be stated on the card."""

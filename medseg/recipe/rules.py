@@ -169,6 +169,20 @@ def _mirrors(augment: AugmentSection, predict: PredictSection) -> Found:
         )
 
 
+def _mirrored_regions(
+    data: DataSection, loss: DiceCESection | RegionsSection, predict: PredictSection
+) -> Found:
+    card = _readable(data.card)
+    if loss.name != "regions" or 0 not in predict.mirror_axes or not card or not card.labels:
+        return
+    try:
+        card.target(regions=bool(card.regions)).mirrored_channels()
+    except InputFault as fault:
+        yield Contradiction(
+            ("predict", "mirror_axes"), f"card {card.name}: {fault}", because=(("data", "card"),)
+        )
+
+
 def _devices(trainer: TrainerSection) -> Found:
     if trainer.strategy == "fsdp":
         yield Contradiction(
@@ -189,5 +203,6 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., Found]], ...] = (
     (("model",), _network),
     (("optimizer",), _nesterov),
     (("augment", "predict"), _mirrors),
+    (("data", "loss", "predict"), _mirrored_regions),
     (("trainer",), _devices),
 )

@@ -82,7 +82,7 @@ class Target:
                 raise InputFault(
                     f"region {region.name} (labels {sorted(region.members)}) is labels "
                     f"{sorted(group)} in a mirror, and they are no region; add that region, or "
-                    "leave axis 0 out of the mirrored axes (predict.mirror_axes).",
+                    "leave axis 0 out of predict.mirror_axes.",
                     code="E_MIRROR",
                 )
         return tuple(members.index(group) for group in swapped)

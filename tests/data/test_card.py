@@ -134,7 +134,9 @@ def test_the_example_in_the_readme_is_a_card(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
     card = load_card(written(tmp_path, example))
     assert card.channels == ("t1", "flair")
-    assert card.target(regions=True).foreground_names == ("any lesion", "right lesion")
+    target = card.target(regions=True)
+    assert target.foreground_names == ("any lesion", "left lesion", "right lesion")
+    assert target.mirrored_channels() == (0, 2, 1)
 
 
 def test_the_readme_names_every_card() -> None:

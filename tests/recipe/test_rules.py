@@ -42,7 +42,7 @@ CASES = [
     (["model.blocks_up=[1, 1]"], "model.blocks_down", "one stage more"),
     (["optimizer.momentum=0"], "optimizer.momentum", "nesterov needs a momentum"),
     (["augment.flip_axes=[0]", "predict.mirror_axes=[0, 2]"], "predict.mirror_axes", "axis 2"),
-    (["trainer.strategy=fsdp"], "trainer.strategy", "not supported"),
+    (["trainer.strategy=fsdp"], "trainer.strategy", "write ddp"),
 ]
 
 
@@ -65,7 +65,35 @@ def test_a_contradiction_is_told_at_its_key_and_blamed_on_an_override(
 
 
 def test_every_rule_has_a_case() -> None:
-    assert len(CASES) >= len(RULES) == 11
+    # One more needs a card of its own: `test_a_region_of_one_side_is_not_mirrored`.
+    assert len(CASES) + 1 >= len(RULES) == 12
+
+
+def test_a_region_of_one_side_is_not_mirrored(tmp_path: Path) -> None:
+    card = tmp_path / "sides.yaml"
+    regions = ["{name: any, members: [1, 2], value: 1}", "{name: right, members: [2], value: 2}"]
+    lines = [
+        "name: sides",
+        "title: Lesions of two sides",
+        "layout: msd",
+        "channels: [MR]",
+        "labels: {1: left lesion, 2: right lesion}",
+        "licence: none",
+        "how_to_get: draw it",
+    ]
+
+    def contradiction(*names: str) -> str:
+        card.write_text("\n".join([*lines, f"regions: [{', '.join(names)}]", ""]))
+        overrides = [f"data.card={card}", "loss=regions"]
+        try:
+            load_recipe(written(tmp_path), [*overrides, "predict.mirror_axes=[0]"])
+        except InputFault as fault:
+            load_recipe(written(tmp_path), [*overrides, "predict.mirror_axes=[1]"])
+            return str(fault)
+        return ""
+
+    assert "predict.mirror_axes: card sides: region right (labels [2])" in contradiction(*regions)
+    assert contradiction(*regions, "{name: left, members: [1], value: 1}") == ""
 
 
 @pytest.mark.parametrize(
