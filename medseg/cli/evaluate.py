@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     _show(evaluation, args.tolerance_mm, terminal)
     _show_gaps(evaluation, report, found.pairs, terminal)
     terminal.say(f"Report: {report.page}")
-    return SOME_FAILED if evaluation.unread else 0
+    return SOME_FAILED if evaluation.refused else 0
 
 
 def _show(evaluation: "Evaluation", tolerance_mm: float, terminal: Terminal) -> None:
@@ -135,8 +135,8 @@ def _show_gaps(
 ) -> None:
     """What was asked for and is not in the report."""
     count = len(pairs)
-    if evaluation.unread:
-        rows = [(case.case, case.code, case.text) for case in evaluation.unread]
+    if evaluation.refused:
+        rows = [(case.case, case.code, case.text) for case in evaluation.refused]
         title = f"{len(rows)} of {count} cases could not be scored and are in no mean"
         terminal.table(title, ("Case", "Code", "Fault"), rows)
     imageless = sum(pair.image is None for pair in pairs)

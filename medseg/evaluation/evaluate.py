@@ -67,7 +67,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Unread:
+class Refused:
     """A case whose files cannot be scored, and why; no mean counts it."""
 
     case: str
@@ -94,7 +94,7 @@ class Evaluation:
     tolerances_mm: Mapping[str, float]
     unscored: tuple[str, ...] = ()
     nsd: NsdConvention = "border-voxels"
-    unread: tuple[Unread, ...] = ()
+    refused: tuple[Refused, ...] = ()
     form: Form | None = None
 
     @property
@@ -170,8 +170,8 @@ def evaluate(
         unscored=found.unscored,
         listener=listener,
     )
-    if evaluation.unread:
-        raise _unscorable(evaluation.unread, count=len(found.pairs))
+    if evaluation.refused:
+        raise _unscorable(evaluation.refused, count=len(found.pairs))
     return evaluation
 
 
@@ -187,24 +187,24 @@ def evaluate_pairs(
 ) -> Evaluation:
     """Score pairs of files; one case is in memory at a time.
 
-    A case that cannot be scored is among `unread`, and the others are scored.
+    A case that cannot be scored is among `refused`, and the others are scored.
 
     Raises:
         InputFault: no case can be scored; what is wrong with each is told.
     """
     tolerances = tolerances_mm(structures(target), tolerance_mm)
-    cases, unread = [], []
+    cases, refused = [], []
     for done, pair in enumerate(pairs, start=1):
         try:
             truth, prediction = read_maps(pair, target, form=form)
             scores = score_pair(prediction, truth, target, tolerance_mm=tolerances, nsd=nsd)
             cases.append(CaseScores(pair, scores))
         except InputFault as fault:
-            unread.append(Unread(pair.case, fault.code, str(fault)))
+            refused.append(Refused(pair.case, fault.code, str(fault)))
         listener(Progress("evaluate", done, len(pairs), text=pair.case))
     if not cases:
-        raise _unscorable(unread, count=len(pairs))
-    return Evaluation(tuple(cases), target, tolerances, unscored, nsd, tuple(unread), form)
+        raise _unscorable(refused, count=len(pairs))
+    return Evaluation(tuple(cases), target, tolerances, unscored, nsd, tuple(refused), form)
 
 
 def read_maps(
@@ -232,11 +232,11 @@ def read_maps(
     return truth, prediction.on(truth.grid)
 
 
-def _unscorable(unread: Sequence[Unread], *, count: int) -> InputFault:
-    codes = {case.code for case in unread}
+def _unscorable(refused: Sequence[Refused], *, count: int) -> InputFault:
+    codes = {case.code for case in refused}
     return all_at_once(
-        [case.line for case in unread],
-        summary=f"{len(unread)} of {count} cases cannot be scored:",
+        [case.line for case in refused],
+        summary=f"{len(refused)} of {count} cases cannot be scored:",
         code=codes.pop() if len(codes) == 1 else "E_PAIR",
     )
 

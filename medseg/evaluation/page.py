@@ -106,10 +106,10 @@ def _notes(evaluation: Evaluation) -> str:
             f"{_counted(len(evaluation.missing), 'case')} without a prediction, counted as "
             f"empty: {_names(evaluation.missing)}."
         )
-    if evaluation.unread:
-        cases = "<br>".join(escape(case.line) for case in evaluation.unread)
+    if evaluation.refused:
+        cases = "<br>".join(escape(case.line) for case in evaluation.refused)
         notes.append(
-            f"{_counted(len(evaluation.unread), 'case')} not scored, and in no mean:<br>{cases}"
+            f"{_counted(len(evaluation.refused), 'case')} not scored, and in no mean:<br>{cases}"
         )
     if evaluation.unscored:
         notes.append(

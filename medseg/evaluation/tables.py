@@ -77,7 +77,8 @@ def as_json(evaluation: Evaluation, summaries: Sequence[Summary]) -> dict[str, A
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES, "level": LEVEL},
         "missing_counted_as_empty": list(evaluation.missing),
         "cases_not_scored": [
-            {"case": case.case, "code": case.code, "fault": case.text} for case in evaluation.unread
+            {"case": case.case, "code": case.code, "fault": case.text}
+            for case in evaluation.refused
         ],
         "predictions_without_truth": list(evaluation.unscored),
         "target": evaluation.target.to_json(),

@@ -133,8 +133,8 @@ def test_a_case_that_cannot_be_scored_costs_that_case_alone(folders: tuple[Path,
     pairs = find_pairs(*folders).pairs
     found = evaluate_pairs(pairs, LABELS)
     assert [case.case for case in found.cases] == ["b", "c"]
-    (unread,) = found.unread
-    assert (unread.case, unread.code) == ("a", "E_LABEL")
+    (refused,) = found.refused
+    assert (refused.case, refused.code) == ("a", "E_LABEL")
     assert found.mean("dice") == pytest.approx((5 / 6 + 0.5) / 2)
     with pytest.raises(InputFault, match=r"1 of 1 cases cannot be scored") as fault:
         evaluate_pairs(pairs[:1], LABELS)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medseg.evaluation.evaluate import Evaluation, Unread, evaluate
+from medseg.evaluation.evaluate import Evaluation, Refused, evaluate
 from medseg.evaluation.report import write_report
 from medseg.evaluation.slices import planes_of
 from medseg.io.nifti import write_labels, write_volume
@@ -202,8 +202,8 @@ def test_an_image_that_cannot_be_shown_costs_its_picture_the_image_alone(
 
 
 def test_cases_that_were_not_scored_are_told(evaluation: Evaluation, tmp_path: Path) -> None:
-    unread = (Unread("cut <1>", "E_TRUNC", "it was cut short."),)
-    report = write_report(replace(evaluation, unread=unread), tmp_path / "out")
+    refused = (Refused("cut <1>", "E_TRUNC", "it was cut short."),)
+    report = write_report(replace(evaluation, refused=refused), tmp_path / "out")
     assert "1 case not scored, and in no mean:<br>cut &lt;1&gt;: it was" in report.page.read_text()
     told = json.loads(report.json.read_text())["cases_not_scored"]
     assert told == [{"case": "cut <1>", "code": "E_TRUNC", "fault": "it was cut short."}]
