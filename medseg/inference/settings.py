@@ -44,11 +44,6 @@ class WalkSettings:
     max_ram: int | None = None
     max_vram: int | None = None
 
-    @property
-    def mirrors_sides(self) -> bool:
-        """Whether left and right labels change places in some of the windows."""
-        return self.swap_sides and 0 in self.mirror_axes
-
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
             raise InputFault(
@@ -77,3 +72,8 @@ class WalkSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputFault(f"{name} {value}: it is a number above 0.", code="E_USE")
+
+    @property
+    def mirrors_sides(self) -> bool:
+        """Whether left and right labels change places in some of the windows."""
+        return self.swap_sides and 0 in self.mirror_axes

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from medseg.fault import InputFault
 from medseg.volume import Grid, shown
+from medseg.volume.grid import SCANNER
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Axes = tuple[int, int, int]
@@ -153,4 +154,4 @@ def grid_to_json(grid: Grid) -> dict[str, Any]:
 def grid_from_json(data: Mapping[str, Any]) -> Grid:
     """The grid that `grid_to_json` wrote."""
     i, j, k = data["shape"]
-    return Grid((i, j, k), np.asarray(data["affine"]), data.get("space", 1))
+    return Grid((i, j, k), np.asarray(data["affine"]), data.get("space", SCANNER))

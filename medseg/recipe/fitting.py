@@ -158,9 +158,9 @@ class TrainerSection(Section):
     steps_per_epoch: Count = 250
     """Steps (batches) of an epoch."""
     max_time: Positive | None = None
-    """Minutes after which the last step is taken, the schedule done; null: by epochs alone.
+    """Minutes that the run takes at most, its last validation among them; null: by epochs alone.
 
-    The last validation follows.
+    The schedule ends with the last step.
     """
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Of the network's numbers; bf16-mixed is fast on recent GPUs and CPUs with AMX, else slow."""
